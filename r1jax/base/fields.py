@@ -1,0 +1,63 @@
+"""A user's mistakes: the one exception that carries them, and the type check that every config runs.
+
+gin accepts `steps = 'three'` without a word, and dataclasses do not look at their annotations, so each config dataclass
+calls `check(self)` first thing in `__post_init__` and then states its ranges with `require`.
+"""
+
+import dataclasses
+import types
+import typing
+
+
+class UserError(Exception):
+    """A mistake of the user, in one line: what is wrong, where, and what would be right."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UserError(message) unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def check(config: typing.Any) -> None:
+    """Compares the fields of a dataclass instance with their annotations.
+
+    Understands classes, `X | None`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[K, V]`, `Literal[...]` and `Any`. An int
+    passes for a float; a bool passes for neither. Raises UserError naming the field, its value and the wanted type.
+    """
+    cls = type(config)
+    wanted = typing.get_type_hints(cls)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not _fits(value, wanted[field.name]):
+            where = f"{cls.__module__.rpartition('.')[2]}.{cls.__qualname__}.{field.name}"
+            raise UserError(f"{where} = {value!r} is {_name(type(value))}, wanted {_name(wanted[field.name])}")
+
+
+def _fits(value: typing.Any, wanted: typing.Any) -> bool:
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is typing.Any:
+        return True
+    if wanted is None or wanted is type(None):
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if origin is tuple and args:
+        if not isinstance(value, tuple):
+            return False
+        if args[-1] is Ellipsis:
+            return all(_fits(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(_fits, value, args))
+    if origin is dict and args:
+        return isinstance(value, dict) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
+    if wanted in (int, float):
+        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
+    return isinstance(value, origin or wanted)
+
+
+def _name(wanted: typing.Any) -> str:
+    if typing.get_origin(wanted) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(wanted)))
+    return wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted)

@@ -1,0 +1,40 @@
+"""Writing files so that a reader, or a run killed at any instant, never meets half a file."""
+
+import os
+
+from etils import epath
+
+
+def is_local(path: epath.PathLike) -> bool:
+    """Whether the path lies in this machine's file system (and not at gs://, s3://, ...)."""
+    return "://" not in os.fspath(path)
+
+
+def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
+    """Puts a whole file at `path`, replacing what is there: a new file beside it, synced, then renamed.
+
+    Object stores publish an object only when it is complete, so there the plain write is atomic already.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = data.encode() if isinstance(data, str) else data
+    if not is_local(path):
+        path.write_bytes(data)
+        return
+    unfinished = path.parent / f".{path.name}.unfinished"
+    with open(unfinished, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def append(path: epath.PathLike, text: str) -> None:
+    """Adds text at the end of a file. Object stores cannot append: there the object is written anew."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_local(path):
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
