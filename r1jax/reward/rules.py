@@ -1,0 +1,119 @@
+"""Rule rewards: what a verifier can say of a response without a model.
+
+    R_rule = R_accuracy + R_format                        (R1 paper, equation 4)
+
+A reward is a frozen dataclass with a `name` (its key in the metrics), a `weight`, and one method
+`score(question, response) -> Score`. A user's own reward is the same, written in the user's module and named in gin.
+
+A response that could not be judged scores 0, but never silently: the reason is the score's status, and the stages
+count it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from r1jax.base.fields import check, require
+from r1jax.reward.answers import equal, parse
+from r1jax.reward.response import Question, Response
+
+STATUSES = ("judged", "truncated", "unparsable", "timeout")
+
+
+@dataclass(frozen=True)
+class Score:
+    """value: before the weight, finite. status: one of STATUSES."""
+
+    value: float
+    status: str = "judged"
+
+    def __post_init__(self):
+        require(math.isfinite(self.value), f"Score.value is {self.value}; a reward must be finite")
+        require(self.status in STATUSES, f"Score.status is {self.status!r}; it must be one of {STATUSES}")
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """What `total` asks of a reward; a Run that holds rewards names this type, so that its check finds what is none."""
+
+    name: str
+    weight: float
+
+    def score(self, question: Question, response: Response) -> Score: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """1 if the tagged answer equals the truth, else 0."""
+
+    weight: float = 1.0
+    name: str = "accuracy"
+
+    def __post_init__(self):
+        check(self)
+
+    def score(self, question: Question, response: Response) -> Score:
+        """Judges complete, well-formed responses; all others are 0 with their status."""
+        if response.truncated:
+            return Score(0.0, "truncated")
+        parts = parse(response.text)
+        if parts is None:
+            return Score(0.0, "unparsable")
+        return Score(float(equal(parts.answer, question.answer)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """1 if the response is the template with its tags complete and something thought, else 0. The paper does not say
+    how much it weighs beside the accuracy."""
+
+    weight: float = 1.0
+    name: str = "format"
+
+    def __post_init__(self):
+        check(self)
+
+    def score(self, question: Question, response: Response) -> Score:
+        """A response without a letter or digit between the thinking tags has thought nothing."""
+        if response.truncated:
+            return Score(0.0, "truncated")
+        parts = parse(response.text)
+        return Score(float(parts is not None and any(map(str.isalnum, parts.thinking))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlong:
+    """DAPO's soft punishment of long responses (equation 13 there): 0 up to `limit - buffer` tokens, then falling
+    linearly to -1 at `limit`. Tokens count EOS."""
+
+    limit: int
+    buffer: int
+    weight: float = 1.0
+    name: str = "overlong"
+
+    def __post_init__(self):
+        check(self)
+        require(
+            0 < self.buffer <= self.limit,
+            f"Overlong.buffer is {self.buffer}; it must be from 1 to Overlong.limit, which is {self.limit}",
+        )
+
+    def score(self, question: Question, response: Response) -> Score:
+        """Looks at the token count alone, so every response is judged."""
+        over = response.tokens - (self.limit - self.buffer)
+        return Score(-min(max(over / self.buffer, 0.0), 1.0))
+
+
+def total(
+    rewards: Sequence[Reward], question: Question, response: Response
+) -> tuple[float, dict[str, float], dict[str, str]]:
+    """The weighted sum, and by reward name the values before the weight and the statuses."""
+    scores = {reward.name: reward.score(question, response) for reward in rewards}
+    require(len(scores) == len(rewards), f"two rewards share a name: {[reward.name for reward in rewards]}")
+    value = math.fsum(reward.weight * scores[reward.name].value for reward in rewards)
+    return (
+        value,
+        {name: score.value for name, score in scores.items()},
+        {name: score.status for name, score in scores.items()},
+    )
