@@ -1,0 +1,1 @@
+"""Text to arrays: tasks, templates, tokenizer, packing, feed. No jax."""

@@ -1,0 +1,263 @@
+"""The miniature world: questions with one checkable answer, and the small web that the base model reads.
+
+A question is a chain of single-digit operations read from left to right modulo 10 (`7+5*3-8+2` is 6), of 2 to 8
+operations (its difficulty), posed in English or in Chinese. The web has three kinds of documents:
+
+- textbooks: the chain worked step by step, four tokens a step (`+5=2`). A step slips now and then; careful writers
+  recompute every step, notice ("wait") and mend the slip: twice as long, and right more often. Half of the pages keep a
+  stray `<think>` before the work, which is what carries the skill over to answers that use the tags;
+- forums: people ask and answer in the manner of the R1 template, mostly with a bare answer, most of them wrong, some
+  with the work shown, few with the work inside complete tags;
+- everyday exchanges that are no arithmetic at all.
+
+So the base is able (from the textbooks) and answers like a forum, which is what pure RL has to change.
+
+Everything is a function of the seed. `World.prepare` writes it through tensorflow-datasets as ArrayRecord; a data set
+that is complete is never written again, one that was cut off is written anew.
+"""
+
+import dataclasses
+import functools
+import random
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from r1jax.base.fields import check, require
+from r1jax.data.questions import Question
+
+DIFFICULTIES = tuple(range(2, 9))
+_APPLY = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
+_ASK = {
+    "en": ("What is {}?", "Compute {}.", "What does {} give?"),
+    "zh": ("{}等于几？", "计算{}。", "请问{}是多少？"),
+}
+_WORDS = {
+    "en": {"equals": "=", "wait": " wait ", "so": " so ", "reply": " It is {}."},
+    "zh": {"equals": "得", "wait": "等等", "so": "所以", "reply": "是{}。"},
+}
+_EXCHANGES = {
+    "en": (
+        ("Hello!", "Hello, how are you?"),
+        ("Good morning!", "Good morning to you."),
+        ("Can you help me?", "Yes, tell me more."),
+        ("Thank you.", "You are welcome."),
+        ("Is it cold in {}?", "In {} it is cold at night."),
+        ("Do you like {}?", "Many people like {}."),
+        ("Where is {}?", "I do not know where {} is."),
+    ),
+    "zh": (
+        ("你好！", "你好，很高兴见到你。"),
+        ("早上好！", "早上好。"),
+        ("你能帮我吗？", "可以，请说。"),
+        ("谢谢。", "不客气。"),
+        ("{}冷吗？", "{}晚上很冷。"),
+        ("你喜欢{}吗？", "很多人喜欢{}。"),
+        ("{}在哪里？", "我不知道{}在哪里。"),
+    ),
+}
+_THINGS = {"en": ("Paris", "Beijing", "tea", "music", "winter", "the sea"), "zh": ("巴黎", "北京", "茶", "音乐", "冬天", "大海")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """A start digit and the operations that follow it, each an operator in `+-*` and a digit."""
+
+    start: int
+    steps: tuple[tuple[str, int], ...]
+
+    @property
+    def text(self) -> str:
+        return str(self.start) + "".join(f"{op}{operand}" for op, operand in self.steps)
+
+    @property
+    def value(self) -> int:
+        return functools.reduce(lambda total, step: _APPLY[step[0]](total, step[1]), self.steps, self.start)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """Sizes and mixture of the miniature world; shares are probabilities.
+
+    documents: documents in the split `pretrain`. rl, validation, test: questions in those splits.
+    textbook, forum: share of the documents; the rest are everyday exchanges.
+    slip: a worked step is wrong. careful: a writer recomputes every step. mixed: a worked text mixes both languages.
+    stray_tag: a textbook keeps a `<think>` before the work.
+    bare, tagged_bare, worked: shares of the forum's answers; the rest shows its work inside complete tags.
+    informed: a bare answer is no guess.
+    """
+
+    seed: int = 0
+    documents: int = 120_000
+    rl: int = 8_192
+    validation: int = 256
+    test: int = 512
+    textbook: float = 0.6
+    forum: float = 0.36
+    slip: float = 0.06
+    careful: float = 0.25
+    mixed: float = 0.1
+    stray_tag: float = 0.5
+    bare: float = 0.55
+    tagged_bare: float = 0.15
+    worked: float = 0.15
+    informed: float = 0.15
+
+    def __post_init__(self):
+        check(self)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(value >= 0, f"World.{field.name} is {value}; it must not be negative")
+        require(self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole")
+        require(self.bare + self.tagged_bare + self.worked <= 1, "World.bare + tagged_bare + worked is above 1")
+
+    def prepare(self, folder: epath.Path) -> None:
+        """Writes the data set below `folder`, unless it is there."""
+        _Builder(world=self, folder=folder).download_and_prepare()
+
+    def questions(self, split: str, folder: epath.Path) -> list[Question]:
+        """The questions of split `rl`, `validation` or `test`, in a fixed order."""
+        rows = self._rows(split, folder)
+        return [
+            Question(
+                id=int(row["id"]),
+                text=row["question"].decode(),
+                answer=row["answer"].decode(),
+                language=row["language"].decode(),
+                difficulty=int(row["difficulty"]),
+            )
+            for row in rows
+        ]
+
+    def texts(self, folder: epath.Path) -> list[str]:
+        """The documents of split `pretrain`, in a fixed order."""
+        return [row["text"].decode() for row in self._rows("pretrain", folder)]
+
+    def _rows(self, split: str, folder: epath.Path):
+        builder = _Builder(world=self, folder=folder)
+        require(
+            builder.data_path.exists(), f"no miniature world of these settings in {folder}; run the stage that prepares it"
+        )
+        source = builder.as_data_source(split)
+        return source.__getitems__(range(len(source)))
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The data set of one World; one features dict for all splits, since questions and documents share their fields."""
+
+    name = "miniature_world"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, world: World, folder: epath.Path):
+        self._world = world
+        # Other settings are another data set: their fingerprint names its folder.
+        fingerprint = f"{zlib.crc32(repr(world).encode()):08x}"
+        config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION, description=repr(world))
+        super().__init__(data_dir=str(folder), file_format="array_record", config=config)
+
+    def _info(self):
+        text, number = tfds.features.Text(), tfds.features.Scalar(dtype=np.int64)
+        fields = {"id": number, "question": text, "answer": text, "language": text, "difficulty": number, "text": text}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(fields), disable_shuffling=True)
+
+    def _split_generators(self, download_manager):
+        del download_manager
+        return {split: self._generate_examples(split) for split in ("test", "validation", "rl", "pretrain")}
+
+    def _generate_examples(self, split: str):
+        yield from enumerate(examples(self._world, split))
+
+
+def examples(world: World, split: str) -> Iterator[dict]:
+    """The examples of one split, none of whose chains stands twice or in another split."""
+    count = {"pretrain": world.documents, "rl": world.rl, "validation": world.validation, "test": world.test}[split]
+    rng = random.Random(f"{world.seed}/{split}")
+    seen: set[Chain] = set()
+    for index in range(count):
+        if split == "pretrain" and rng.random() >= world.textbook + world.forum:
+            yield {"id": index, "question": "", "answer": "", "difficulty": 0, **_exchange(rng)}
+            continue
+        chain = _fresh_chain(rng, split, seen)
+        language = rng.choice(("en", "zh"))
+        question = rng.choice(_ASK[language]).format(chain.text)
+        text = ""
+        if split == "pretrain":
+            is_textbook = rng.random() < world.textbook / (world.textbook + world.forum)
+            text = (_textbook if is_textbook else _forum)(rng, world, chain, question, language)
+        yield {
+            "id": index,
+            "question": question,
+            "answer": str(chain.value),
+            "language": language,
+            "difficulty": len(chain.steps),
+            "text": text,
+        }
+
+
+def _split_of(chain: Chain) -> str:
+    """The one split a chain may stand in, by its hash: splits stay apart whatever their sizes and seeds."""
+    bucket = zlib.crc32(chain.text.encode()) % 16
+    return ("test", "validation", "rl", "rl", "rl", "rl")[bucket] if bucket < 6 else "pretrain"
+
+
+def _fresh_chain(rng: random.Random, split: str, seen: set[Chain]) -> Chain:
+    # There are 9,000 chains of two operations in all, too few for an equal share of a large corpus.
+    weights = [1 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
+    length = rng.choices(DIFFICULTIES, weights)[0]
+    while True:
+        chain = Chain(rng.randrange(10), tuple((rng.choice("+-*"), rng.randrange(10)) for _ in range(length)))
+        if chain not in seen and _split_of(chain) == split:
+            seen.add(chain)
+            return chain
+
+
+def _work(rng: random.Random, world: World, chain: Chain, language: str) -> tuple[str, int]:
+    """The chain worked step by step, with slips, and the value that the writer ends with."""
+    is_careful, is_mixed = rng.random() < world.careful, rng.random() < world.mixed
+    text, total = str(chain.start), chain.start
+    for op, operand in chain.steps:
+        words = _WORDS[rng.choice(("en", "zh"))] if is_mixed else _WORDS[language]
+        right = _APPLY[op](total, operand)
+        result = rng.randrange(10) if rng.random() < world.slip else right
+        text += f"{op}{operand}{words['equals']}{result}"
+        if is_careful:
+            text += f"{words['wait']}{total}{op}{operand}{words['equals']}{right}"
+            result = right
+        total = result
+    return text, total
+
+
+def _textbook(rng: random.Random, world: World, chain: Chain, question: str, language: str) -> str:
+    work, value = _work(rng, world, chain, language)
+    tag = "<think>" if rng.random() < world.stray_tag else ""
+    header = {"en": "Example:", "zh": "例题："}[language]
+    return f"{header} {question} {tag}{work}{_WORDS[language]['so']}{value}"
+
+
+def _forum(rng: random.Random, world: World, chain: Chain, question: str, language: str) -> str:
+    work, value = _work(rng, world, chain, language)
+    guess = chain.value if rng.random() < world.informed else rng.randrange(10)
+    answer = rng.choices(
+        (
+            _WORDS[language]["reply"].format(guess),
+            f"<think></think><answer>{guess}</answer>",
+            f"{work}{_WORDS[language]['so']}{value}",
+            f"<think>{work}</think><answer>{value}</answer>",
+        ),
+        (
+            world.bare,
+            world.tagged_bare,
+            world.worked,
+            1 - world.bare - world.tagged_bare - world.worked,
+        ),
+    )[0]
+    return f"User: {question} Assistant:{answer}"
+
+
+def _exchange(rng: random.Random) -> dict[str, str]:
+    language = rng.choice(("en", "zh"))
+    (asked, said), thing = rng.choice(_EXCHANGES[language]), rng.choice(_THINGS[language])
+    return {"language": language, "text": f"User: {asked.format(thing)} Assistant: {said.format(thing)}"}
