@@ -1,0 +1,110 @@
+"""A recipe: named stages in order, in one process; what one leaves on the disk, the next reads.
+
+A complete stage is skipped and an unfinished one goes on from its last checkpoint, so that starting the same command
+again always does the right thing.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from r1jax.base.fields import check, require
+from r1jax.base.files import write_atomically
+from r1jax.base.mesh import from_main, is_main
+from r1jax.base.place import Place
+
+HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  # keys of results.json for the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a recipe file binds: its name and, in order, the gin file of each stage, relative to the recipe file."""
+
+    name: str
+    stages: dict[str, str]
+
+    def __post_init__(self):
+        check(self)
+        require(bool(self.stages), "recipe.Recipe.stages is empty, wanted one stage or more")
+        for name in (self.name, *self.stages):
+            require(name != "" and "/" not in name, f"recipe.Recipe: {name!r} cannot be the name of a folder")
+
+
+def claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
+    """Makes `root` the folder of this recipe. UserError when it holds another run; then nothing is written.
+
+    `stages` maps stage names to their modules. Stages may be added behind those that the folder knows. All processes
+    must call it.
+    """
+    path = root / "recipe.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        known = list(stored["stages"].items())
+        same = stored["recipe"] == name and known == list(stages.items())[: len(known)]
+        there = f"{stored['recipe']} ({', '.join(stored['stages'])})"
+    else:
+        others = [child.name for child in root.iterdir() if not child.name.startswith(".")] if root.exists() else []
+        same, there = not others, f"files of something else ({', '.join(sorted(others)[:3])})"
+    wanted = f"{name} ({', '.join(stages)})"
+    require(same, f"{root} holds {there}, this is {wanted}: choose another --workdir, or move that folder away")
+    from_main(0)  # every process has looked before one writes
+    if is_main():
+        write_atomically(path, json.dumps({"recipe": name, "stages": stages}, indent=1) + "\n")
+
+
+def run(name: str, stages: dict[str, tuple[ModuleType, Any]], root: epath.Path, profile: int | None = None) -> None:
+    """Runs the stages, (module, its Run) by name, that are not complete, then prints what came out."""
+    for stage, (module, cfg) in stages.items():
+        place = Place(root, stage, profile)
+        if not place.done:
+            module.run(cfg, place)
+        elif is_main():
+            print(f"{stage}: complete already", flush=True)
+    if is_main():
+        report(name, [Place(root, stage) for stage in stages], Console())
+
+
+def report(name: str, places: list[Place], console: Console) -> None:
+    """One table of the stages, then the paths of what they wrote."""
+    summaries = {place.name: _read(place.folder / "done.json") for place in places}
+    results = {place.name: _read(place.folder / "results.json") for place in places}
+    columns = list(dict.fromkeys(key for result in results.values() for key in result if HEADLINE.fullmatch(key)))
+    table = Table("stage", "summary", title=name)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for place in places:
+        summary = "  ".join(f"{key} {_brief(value)}" for key, value in summaries[place.name].items() if _plain(value))
+        figures = [_figure(results[place.name], column) for column in columns]
+        table.add_row(place.name, summary, *figures)
+    console.print(table)
+    for place in places:
+        written = sorted(child.name for child in place.folder.iterdir() if not child.name.startswith("."))
+        console.print(f"{place.folder}: {', '.join(written)}", soft_wrap=True, highlight=False)
+
+
+def _read(path: epath.Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _brief(value: int | float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _figure(result: dict, key: str) -> str:
+    if key not in result:
+        return ""
+    if key.startswith("tokens"):
+        return f"{result[key]:.1f}"
+    low_high = result.get(f"{key}_ci95")
+    between = f" ({low_high[0]:.1%} to {low_high[1]:.1%})" if low_high else ""
+    return f"{result[key]:.1%}{between}"
