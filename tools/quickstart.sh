@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# R1-Zero in miniature, from nothing to its results: sets .venv up and runs the recipe, or the gin file given first.
+#   bash tools/quickstart.sh [FILE.gin] [what else `r1jax run` takes]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$root/tools/setup.sh"
+file=$root/configs/recipes/miniature_zero.gin
+if [[ "${1:-}" == *.gin && "$1" != -* ]]; then
+    file=$1
+    shift
+fi
+exec "$root/.venv/bin/r1jax" run "$file" "$@"
