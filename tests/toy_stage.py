@@ -33,7 +33,7 @@ class Run:
     adder: Adder
     seconds: float = 0.0
     note: str = ""
-    mesh: Mesh = Mesh()
+    mesh: Mesh = Mesh(data=8)
 
     def __post_init__(self):
         check(self)
@@ -41,21 +41,28 @@ class Run:
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
-    return [f"{cfg.steps} steps of {cfg.adder.add}", f"mesh: {cfg.mesh}", f"folder: {place.folder}"]
+    return [
+        f"{cfg.steps} steps of {cfg.adder.add}",
+        f"mesh: {cfg.mesh}",
+        f"note: {cfg.note}",
+        f"folder: {place.folder}",
+    ]
 
 
 def run(cfg: Run, place: Place) -> None:
     store, journal = Store(place.folder / "checkpoints"), Journal(place.folder)
-    start, value = store.latest() or 0, jnp.zeros(())
-    if start:
-        value = store.restore(start, {"policy": jax.ShapeDtypeStruct((), jnp.float32)})[0]["policy"]
-    journal.cut(start)
-    with Stop() as stop, Progress(place.name, cfg.steps) as progress:
+    start = store.latest() or 0
+    with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, cfg.steps) as progress:
+        if start:
+            value = store.restore(start, {"policy": jax.eval_shape(_zero)})[0]["policy"]
+        else:
+            value = jax.jit(_zero)()
+        journal.cut(start)
         for step in range(start + 1, cfg.steps + 1):
-            value = value + cfg.adder.add
+            value = jax.jit(jnp.add)(value, cfg.adder.add)
             time.sleep(cfg.seconds)
             journal.write(step, {"value": value})
-            progress.update(step, value=value)
+            progress.update(step, value=float(value))
             store.save(step, {"policy": value}, {"step": step})
             if stop.asked():
                 store.close()
@@ -63,3 +70,7 @@ def run(cfg: Run, place: Place) -> None:
     store.close()
     journal.close()
     place.finish({"steps": cfg.steps, "value": float(value)})
+
+
+def _zero() -> jax.Array:
+    return jnp.zeros(())

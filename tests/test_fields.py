@@ -1,0 +1,80 @@
+"""Types and ranges of config fields."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from r1jax.base.fields import UserError, check, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    width: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    steps: int = 1
+    rate: float = 0.1
+    name: str = "a"
+    on: bool = True
+    sizes: tuple[int, ...] = ()
+    pair: tuple[str, float] = ("a", 1.0)
+    limit: int | None = None
+    clip: Literal["low", "high", 2] = "low"
+    inner: Inner = Inner()
+    stages: dict[str, str] | None = None
+
+    def __post_init__(self):
+        check(self)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"rate": 3},
+        {"sizes": (1, 2, 3)},
+        {"pair": ("b", 2)},
+        {"limit": 7},
+        {"clip": 2},
+        {"inner": Inner(width=2)},
+        {"stages": {"a": "b"}},
+    ],
+)
+def test_right_types_pass(fields):
+    Config(**fields)
+
+
+@pytest.mark.parametrize(
+    "field, value, wanted",
+    [
+        ("steps", "three", "int"),
+        ("steps", 3.0, "int"),
+        ("steps", True, "int"),
+        ("rate", "0.1", "float"),
+        ("rate", False, "float"),
+        ("name", None, "str"),
+        ("on", 1, "bool"),
+        ("sizes", [1, 2], "tuple[int, ...]"),
+        ("sizes", (1, "2"), "tuple[int, ...]"),
+        ("pair", ("a", 1.0, 2.0), "tuple[str, float]"),
+        ("limit", "none", "int | None"),
+        ("clip", "middle", "'low' or 'high' or 2"),
+        ("clip", 2.0, "'low' or 'high' or 2"),
+        ("inner", Config, "Inner"),
+        ("stages", {"a": 1}, "dict[str, str] | None"),
+    ],
+)
+def test_a_wrong_type_is_named(field, value, wanted):
+    with pytest.raises(UserError) as error:
+        Config(**{field: value})
+    said = str(error.value)
+    assert said.startswith(f"test_fields.Config.{field} = {value!r} is ") and said.endswith(f"wanted {wanted}")
+
+
+def test_require():
+    require(True, "fine")
+    with pytest.raises(UserError, match="^not fine$"):
+        require(False, "not fine")
