@@ -7,6 +7,7 @@ are pure functions of a `Policy`, through the same modules.
 Training scans the layers, dense ones first, so that 61 layers compile like two.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -118,12 +119,12 @@ class Lm(nn.Module):
         if not c.tied:
             head_DX = Weight((c.width, c.vocabulary), ("store", "tensor"), c.init_std, lay, name="head")()
         else:
-            head_DX = embed_XD.T
+            head_DX = jax.reshard(embed_XD.T, jax.P(None, lay.tensor))
         y_BTD = RmsNorm(c.norm_eps, name="norm")(x_BTD)
         out = {"layers": loads[0]} if loads else {}
         mtp_BTD = None
         if c.mtp and (self.mtp or self.is_initializing()):
-            mtp_BTD, load = self._predict_further(x_BTD, embed(rows.targets), rows, router)
+            mtp_BTD, load = self._predict_further(y_BTD, embed(rows.targets), rows, router)
             out |= {"mtp": load} if load is not None else {}
         return Output(y_BTD, head_DX, mtp_BTD, out, entries if self.keep else None)
 
@@ -179,6 +180,11 @@ def init(key: jax.Array, cfg: Transformer, layout: Layout) -> Policy:
     return Policy(params=params, router=router)
 
 
+def count(policy: Policy) -> int:
+    """Parameters, the balancing biases apart."""
+    return sum(w.size for w in jax.tree.leaves(policy.params))
+
+
 def _router(cfg: Transformer) -> dict:
     if cfg.moe is None:
         return {}
@@ -219,8 +225,6 @@ def _cast(path, w: jax.Array, dtype: str) -> jax.Array:
 
 
 def _split_shapes(cfg: Transformer, layout: Layout) -> dict:
-    import dataclasses
-
     B = max(layout.mesh.data * layout.mesh.fsdp * layout.mesh.expert, 1)
     zeros = jnp.zeros((B, max(layout.mesh.context, 1)), jnp.int32, out_sharding=layout.BT)
     plain = dataclasses.replace(cfg, mtp=0)

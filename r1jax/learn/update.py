@@ -1,0 +1,80 @@
+"""One optimizer step over microbatches: the gradient, summed in float32, then AdamW, then the balancing bias.
+
+The number of microbatches is traced, so a batch that packs into fewer rows takes less time without a recompilation. A
+step is not applied where its gradient is not finite, or where a token found no room at its expert (`moe/unserved`).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from r1jax.learn.state import Batch, State
+from r1jax.model.lm import Policy
+
+Metrics = dict[str, jax.Array]
+
+
+def init(policy: Policy, optimizer: optax.GradientTransformation) -> State:
+    zero = jnp.zeros((), jnp.int32, out_sharding=jax.P())
+    return State(step=zero, policy=policy, optimizer=optimizer.init(policy.params), skipped=zero)
+
+
+def microbatch(batch: Batch, index: jax.Array | int) -> Batch:
+    """Microbatch `index` of a batch; scalars belong to the batch as a whole."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False) if a.ndim else a, batch)
+
+
+def update(
+    state: State,
+    batch: Batch,
+    count: jax.Array,
+    *,
+    loss: Callable,
+    optimizer: optax.GradientTransformation,
+    bias_rate: float,
+) -> tuple[State, Metrics]:
+    """The step on the first `count` microbatches of `batch`.
+
+    loss(policy, microbatch) -> (loss, (sums, loads)); losses and sums add up over microbatches. bias_rate: gamma of the
+    loss-free balancing (V3 section 2.1.2; 2408.15664, algorithm 1): b += gamma * sign(mean load - load).
+    """
+    policy = state.policy
+
+    def objective(params, micro):
+        return loss(Policy(params=params, router=policy.router), micro)
+
+    def gradient(i):
+        (value, (sums, loads)), grads = jax.value_and_grad(objective, has_aux=True)(policy.params, microbatch(batch, i))
+        return value, sums, {name: (load.tokens_E, load.unserved.sum()) for name, load in loads.items()}, grads
+
+    shapes = jax.eval_shape(gradient, 0)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, out_sharding=s.sharding.spec), shapes)
+    add = lambda i, total: jax.tree.map(jnp.add, total, gradient(i))  # noqa: E731
+    value, sums, loads, grads = jax.lax.fori_loop(0, count, add, zeros)
+
+    norm = optax.global_norm(grads)
+    unserved = sum((missed for _, missed in loads.values()), jnp.zeros(()))
+    finite = jnp.isfinite(norm) & jnp.isfinite(value)
+    applied = finite & (unserved == 0)
+    updates, new_optimizer = optimizer.update(grads, state.optimizer, policy.params)
+    new_params = optax.apply_updates(policy.params, updates)
+    new_router = {
+        name: bias + bias_rate * jnp.sign(loads[name][0].mean(-1, keepdims=True) - loads[name][0])
+        if name in loads
+        else bias
+        for name, bias in policy.router.items()
+    }
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, old)  # noqa: E731
+    new = State(
+        step=state.step + (unserved == 0),
+        policy=keep(Policy(params=new_params, router=new_router), policy),
+        optimizer=keep(new_optimizer, state.optimizer),
+        skipped=jnp.where(finite, 0, state.skipped + 1),
+    )
+    metrics = {"loss": value, **sums, "grad_norm": norm, "skipped_in_a_row": new.skipped, "moe/unserved": unserved}
+    if "layers" in loads:
+        tokens_NE = loads["layers"][0]
+        metrics["moe/overload"] = (tokens_NE.max(-1) / jnp.maximum(tokens_NE.mean(-1), 1.0)).mean()
+    return new, metrics

@@ -1,0 +1,142 @@
+"""What the training stages share: resuming, delayed metrics, saving, stopping, tracing.
+
+Metrics of step n are read when step n + 1 is under way, so the device never waits for the host.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+
+from r1jax.base.checkpoint import Store
+from r1jax.base.fields import UserError, check, require
+from r1jax.base.metrics import Journal
+from r1jax.base.place import Place
+from r1jax.base.progress import Progress
+from r1jax.base.stop import Stop, Stopped
+
+SKIPS = 3  # non-finite gradients in a row that end a run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saving:
+    """A checkpoint every `every` steps, of which the `latest` newest stay."""
+
+    every: int
+    latest: int = 2
+
+    def __post_init__(self):
+        check(self)
+        require(self.every >= 1 and self.latest >= 1, "Saving.every and Saving.latest must be at least 1")
+
+
+class Loop:
+    """One stage's way through its steps.
+
+    with Loop(place, steps, saving) as loop:
+        found = loop.restore(like)                    # (step, arrays, host) of the last checkpoint, or None
+        while step < steps:
+            state, metrics = ...
+            step += 1
+            loop.record(step, metrics, shown=("loss",))
+            loop.checkpoint(step, arrays, host)       # saves where one is due; raises Stopped where a stop was asked for
+    """
+
+    def __init__(self, place: Place, steps: int, saving: Saving):
+        self.place, self.steps, self.saving = place, steps, saving
+        self.store = Store(place.folder / "checkpoints", latest=saving.latest)
+        self.journal = Journal(place.folder)
+        self._stop, self._progress = Stop(), Progress(place.name, steps)
+        self._pending: Callable[[], None] | None = None
+        self._saved: int | None = None
+        self._first: int | None = None
+        self._tracing = False
+        self._clock = time.monotonic()
+
+    def __enter__(self) -> "Loop":
+        self._stop.__enter__()
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.flush()
+        self._trace_until(None)
+        self.store.close()
+        self.journal.close()
+        self._progress.__exit__(*error)
+        self._stop.__exit__(*error)
+
+    def restore(self, like: dict) -> tuple[int, dict, dict] | None:
+        """The last checkpoint, laid out as `like`; the journal is cut back to its step."""
+        step = self.store.latest()
+        self.journal.cut(step)
+        if step is None:
+            return None
+        arrays, host = self.store.restore(step, like)
+        self._saved = step
+        self._progress.update(step)
+        return step, arrays, host
+
+    def record(self, step: int, metrics: dict, shown: Sequence[str], tokens: int | None = None) -> None:
+        """Metrics of a step under way: written when the next one is recorded. tokens: for `time/tokens_per_second`."""
+        before, self._pending = self._pending, lambda: self._write(step, metrics, shown, tokens)
+        if before is not None:
+            before()
+        self._trace_until(step)
+
+    def flush(self) -> None:
+        before, self._pending = self._pending, None
+        if before is not None:
+            before()
+
+    def checkpoint(self, step: int, arrays: Callable[[], dict], host: dict) -> None:
+        """Saves where a checkpoint is due or a stop was asked for; in the latter case raises Stopped."""
+        stop = self._stop.asked() and step < self.steps
+        if stop or step == self.steps or step % self.saving.every == 0:
+            self.flush()
+            if step != self._saved:
+                self.store.save(step, arrays(), host)
+                self._saved = step
+        if stop:
+            self.store.wait()
+            raise Stopped(f"{self.place.name}, step {step}")
+
+    def _write(self, step: int, metrics: dict, shown: Sequence[str], tokens: int | None) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        values["time/step"], self._clock = now - self._clock, now
+        if tokens is not None:
+            values["time/tokens_per_second"] = tokens / values["time/step"]
+        self.journal.write(step, values)
+        self._progress.update(step, **{name.rpartition("/")[2]: values[name] for name in shown if name in values})
+        if values.get("skipped_in_a_row", 0) >= SKIPS:
+            raise UserError(
+                f"{self.place.name}: the gradient was not finite in {SKIPS} steps in a row, the last one step {step}; "
+                "lower the learning rate or tighten AdamW.clip, and look at metrics.jsonl for where it grew"
+            )
+
+    def _trace_until(self, step: int | None) -> None:
+        """Traces `place.profile` steps after the first of this process, which compiles; None ends a trace."""
+        if self.place.profile is None:
+            return
+        if step is not None and self._first is None:
+            self._first = step
+            jax.profiler.start_trace(str(self.place.folder / "profile"))
+            self._tracing = True
+        elif self._tracing and (step is None or step - self._first >= self.place.profile):
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+
+def apply(ladder: Sequence[Callable], state, *args, name: str):
+    """Runs the step of the lowest capacity; where tokens found no room at their experts, the next one, and says so.
+
+    A step that left tokens unserved has changed nothing. With one rung there is nothing to wait for."""
+    for rung, step in enumerate(ladder):
+        state, metrics = step(state, *args)
+        if len(ladder) == 1 or float(metrics["moe/unserved"]) == 0:
+            break
+        require(rung + 1 < len(ladder), f"{name}: tokens found no room at their experts at the highest capacity")
+        print(f"{name}: {float(metrics['moe/unserved']):.0f} tokens found no room at their experts; once more with more room")
+    return state, metrics

@@ -1,0 +1,39 @@
+"""Writes the data that the other stages read: the task's data set, and the tokenizer trained on its texts."""
+
+import dataclasses
+
+from r1jax.base.fields import check, require
+from r1jax.base.mesh import from_main, is_main
+from r1jax.base.place import Place
+from r1jax.data import tokenizer
+from r1jax.data.world import World
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """task: what to write. vocabulary: pieces of the tokenizer at most."""
+
+    task: World
+    vocabulary: int
+
+    def __post_init__(self):
+        check(self)
+        require(self.vocabulary >= 300, f"prepare.Run.vocabulary is {self.vocabulary}; bytes and tags alone need 264")
+
+
+def describe(cfg: Run, place: Place) -> list[str]:
+    task = cfg.task
+    return [
+        f"{task.documents} documents, questions: {task.rl} rl, {task.validation} validation, {task.test} test; "
+        f"tokenizer of at most {cfg.vocabulary} pieces"
+    ]
+
+
+def run(cfg: Run, place: Place) -> None:
+    if is_main():
+        cfg.task.prepare(place.folder)
+        texts = cfg.task.texts(place.folder)
+        tokenizer.train(texts, place.folder / "tokenizer.model", vocabulary=cfg.vocabulary)
+    from_main(0)  # the others wait for the files
+    pieces = tokenizer.Tokenizer(place.folder / "tokenizer.model").vocabulary
+    place.finish({"documents": cfg.task.documents, "questions": cfg.task.rl, "vocabulary": pieces})
