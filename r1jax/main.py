@@ -40,6 +40,7 @@ examples:
 in that stage only. A value that is no gin literal is taken as a string. Files and flags: later ones win.
 """
 
+STOPPED = "stopped{}; the same command goes on from there"
 LOCATION = re.compile(r'\n\s*In file "(.*?)", line (\d+)')  # as gin appends it to what it raises
 PLAINER = [  # what gin says, and the same in plainer words; a last group named `wrong` is what may be misspelt
     (r"Configurable '(.*)' doesn't have a parameter named '(?P<wrong>.*)'\.", r"\1 has no parameter \2"),
@@ -78,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"r1jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(STOPPED.format(""), flush=True)
+        return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,9 +143,8 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
                 if is_main():
                     _record(Place(root, stage), ready)
             recipe.run(name, {stage: (ready.module, ready.run) for stage, ready in stages.items()}, root, args.profile)
-    except (Stopped, KeyboardInterrupt) as stopped:
-        where = f" at {stopped}" if str(stopped) else ""
-        print(f"stopped{where}; the same command goes on from there", flush=True)
+    except Stopped as stopped:
+        print(STOPPED.format(f" at {stopped}" if str(stopped) else ""), flush=True)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -175,8 +178,8 @@ def _plan(file: epath.Path, extras: list[Extra]) -> tuple[str, dict[str, epath.P
     keys = _parse(file)
     if not _bound_classes(lambda cls: cls is Recipe):
         return file.stem, {file.stem: file}
-    taken = _take(extras, None, set())
-    built, _ = _build(Recipe, str(file), keys, taken)
+    referenced = _referenced()
+    built, _ = _build(Recipe, str(file), keys, referenced, _take(extras, None, set()))
     return built.name, {stage: epath.Path(os.path.normpath(file.parent / path)) for stage, path in built.stages.items()}
 
 
@@ -186,7 +189,8 @@ def _stage(name: str, file: epath.Path, extras: list[Extra], names: set[str]) ->
     runs = _bound_classes(lambda cls: cls.__name__ == "Run" and hasattr(sys.modules[cls.__module__], "describe"))
     bound = " and ".join(f"{cls.__module__}.Run" for cls in runs) or "no Run"
     require(len(runs) == 1, f"{file} binds {bound}: a stage file binds exactly one Run, a recipe file recipe.Recipe")
-    run, config = _build(runs[0], str(file), keys, _take(extras, name, names))
+    referenced = _referenced()
+    run, config = _build(runs[0], str(file), keys, referenced, _take(extras, name, names))
     return Stage(sys.modules[runs[0].__module__], run, config)
 
 
@@ -269,8 +273,14 @@ def _bound_classes(wanted) -> list[type]:
     return sorted((cls for cls in found if isinstance(cls, type) and wanted(cls)), key=lambda cls: cls.__module__)
 
 
-def _build(cls: type, file: str, keys: set[Key], extras: list[tuple[Extra, set[Key]]]) -> tuple[Any, str]:
-    """(the object that the bindings describe, the operative config). UserError for bindings of `keys` left unused."""
+def _build(
+    cls: type, file: str, keys: set[Key], referenced: set[Key], extras: list[tuple[Extra, set[Key]]]
+) -> tuple[Any, str]:
+    """(the object that the bindings describe, the operative config).
+
+    UserError when nothing used one of the file's keys. What the file itself refers to counts as used: an override may
+    have displaced the reference, as --gin.pretrain.Run.steps=10 does in a file that says steps = %STEPS.
+    """
     for parameter, value in [item for bound in gin.config._CONFIG.values() for item in bound.items()]:
         for reference in gin.config.iterate_references([value]):
             macro = reference.config_key
@@ -281,15 +291,20 @@ def _build(cls: type, file: str, keys: set[Key], extras: list[tuple[Extra, set[K
         built = gin.get_configurable(cls)()
     except Exception as error:
         raise _mistake(error, file) from error
-    unused = _unused(keys)
+    entered = set(gin.config._OPERATIVE_CONFIG)
+    unused = _unused(keys, entered | referenced)
     require(not unused, f"{file}: nothing uses {_named(unused)}")
     for extra, bound in extras:
-        extra.used_but(_unused(bound))
+        extra.used_but(_unused(bound, entered))
     return built, gin.operative_config_str(max_line_length=120)
 
 
-def _unused(keys: set[Key]) -> set[Key]:
-    entered = gin.config._OPERATIVE_CONFIG.keys()
+def _referenced() -> set[Key]:
+    return {reference.config_key for reference in gin.config.iterate_references(gin.config._CONFIG)}
+
+
+def _unused(keys: set[Key], entered: set[Key]) -> set[Key]:
+    """The keys that apply to none of the configurables entered: a binding holds in its scope and in all inside it."""
     return {
         (scope, selector)
         for scope, selector in keys
@@ -302,8 +317,9 @@ def _named(keys: set[Key]) -> str:
     names = []
     for scope, selector in sorted(keys):
         parameters = ", ".join(gin.config._CONFIG[scope, selector])
-        short = ".".join(selector.split(".")[-2:])
-        names.append(f"macro {scope}" if selector == "gin.macro" else f"{scope and scope + '/'}{short}.{parameters}")
+        wrapped = gin.config._REGISTRY[selector].wrapped
+        name = f"{scope and scope + '/'}{wrapped.__module__.rpartition('.')[2]}.{wrapped.__qualname__}.{parameters}"
+        names.append(f"macro {scope}" if selector == "gin.macro" else name)
     return "; ".join(names)
 
 
@@ -345,7 +361,7 @@ def _record(place, stage: Stage) -> None:
     if path.exists():
         gin.clear_config()
         try:
-            before, _ = _build(type(stage.run), str(path), _parse(path), [])
+            before, _ = _build(type(stage.run), str(path), _parse(path), set(), [])
         except UserError as error:
             print(f"{place.name}: the config that it began with does not load any more: {error}")
         else:
