@@ -20,6 +20,7 @@ import sys
 import tokenize
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -115,7 +116,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     import jax
 
     from r1jax import recipe
-    from r1jax.base.mesh import is_main, join
+    from r1jax.base.mesh import join
     from r1jax.base.place import Place
     from r1jax.base.stop import Stopped
 
@@ -132,17 +133,14 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
                 for line in ready.module.describe(ready.run, Place(workdir / name, stage, args.profile)):
                     print(f"  {line}")
         return 0
-    if any(ready.run.mesh.processes == "auto" for stages in recipes.values() for ready in stages.values()):
+    meshes = [getattr(ready.run, "mesh", None) for stages in recipes.values() for ready in stages.values()]
+    if any(mesh and mesh.processes == "auto" for mesh in meshes):
         join("auto")
     before = signal.signal(signal.SIGTERM, stop)  # until a stage's own Stop takes over: nothing to save yet
     try:
         for name, stages in recipes.items():
-            root = workdir / name
-            recipe.claim(root, name, {stage: ready.module.__name__ for stage, ready in stages.items()})
-            for stage, ready in stages.items():
-                if is_main():
-                    _record(Place(root, stage), ready)
-            recipe.run(name, {stage: (ready.module, ready.run) for stage, ready in stages.items()}, root, args.profile)
+            runs = {stage: (ready.module, ready.run) for stage, ready in stages.items()}
+            recipe.run(name, runs, workdir / name, args.profile, begin=partial(_record, stages))
     except Stopped as stopped:
         print(STOPPED.format(f" at {stopped}" if str(stopped) else ""), flush=True)
     finally:
@@ -316,10 +314,10 @@ def _named(keys: set[Key]) -> str:
     """Keys in the words of a gin file: 'macro STEPS, eval/sampling.Sampling.temperature'."""
     names = []
     for scope, selector in sorted(keys):
-        parameters = ", ".join(gin.config._CONFIG[scope, selector])
+        parameters = ", ".join(gin.config._CONFIG.get((scope, selector), ()))  # of another stage's config: not known
         wrapped = gin.config._REGISTRY[selector].wrapped
-        name = f"{scope and scope + '/'}{wrapped.__module__.rpartition('.')[2]}.{wrapped.__qualname__}.{parameters}"
-        names.append(f"macro {scope}" if selector == "gin.macro" else name)
+        name = ".".join(filter(None, (wrapped.__module__.rpartition(".")[2], wrapped.__qualname__, parameters)))
+        names.append(f"macro {scope}" if selector == "gin.macro" else f"{scope and scope + '/'}{name}")
     return "; ".join(names)
 
 
@@ -353,10 +351,11 @@ def _meant(wrong: str | None) -> str:
     return f"; is {found[0]} meant?" if found else ""
 
 
-def _record(place, stage: Stage) -> None:
+def _record(stages: dict[str, Stage], place) -> None:
     """Writes config.gin; where one is, first says what differs. A complete stage keeps the one that it ran with."""
     from r1jax.base.files import write_atomically
 
+    stage = stages[place.name]
     path = place.folder / "config.gin"
     if path.exists():
         gin.clear_config()

@@ -6,6 +6,7 @@ again always does the right thing.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,31 @@ class Recipe:
             require(name != "" and "/" not in name, f"recipe.Recipe: {name!r} cannot be the name of a folder")
 
 
-def claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
+def run(
+    name: str,
+    stages: dict[str, tuple[ModuleType, Any]],
+    root: epath.Path,
+    profile: int | None = None,
+    begin: Callable[[Place], None] = lambda place: None,
+) -> None:
+    """Runs the stages, (module, its Run) by name, that are not complete in `root`, then prints what came out.
+
+    `begin` is called on process 0 before each stage, complete or not.
+    """
+    _claim(root, name, {stage: module.__name__ for stage, (module, _) in stages.items()})
+    for stage, (module, cfg) in stages.items():
+        place = Place(root, stage, profile)
+        if is_main():
+            begin(place)
+        if not place.done:
+            module.run(cfg, place)
+        elif is_main():
+            print(f"{stage}: complete already", flush=True)
+    if is_main():
+        _report(name, [Place(root, stage) for stage in stages])
+
+
+def _claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
     """Makes `root` the folder of this recipe. UserError when it holds another run; then nothing is written.
 
     `stages` maps stage names to their modules. Stages may be added behind those that the folder knows. All processes
@@ -58,20 +83,9 @@ def claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
         write_atomically(path, json.dumps({"recipe": name, "stages": stages}, indent=1) + "\n")
 
 
-def run(name: str, stages: dict[str, tuple[ModuleType, Any]], root: epath.Path, profile: int | None = None) -> None:
-    """Runs the stages, (module, its Run) by name, that are not complete, then prints what came out."""
-    for stage, (module, cfg) in stages.items():
-        place = Place(root, stage, profile)
-        if not place.done:
-            module.run(cfg, place)
-        elif is_main():
-            print(f"{stage}: complete already", flush=True)
-    if is_main():
-        report(name, [Place(root, stage) for stage in stages], Console())
-
-
-def report(name: str, places: list[Place], console: Console) -> None:
-    """One table of the stages, then the paths of what they wrote."""
+def _report(name: str, places: list[Place]) -> None:
+    """Prints one table of the stages, then the paths of what they wrote."""
+    console = Console()
     summaries = {place.name: _read(place.folder / "done.json") for place in places}
     results = {place.name: _read(place.folder / "results.json") for place in places}
     columns = list(dict.fromkeys(key for result in results.values() for key in result if HEADLINE.fullmatch(key)))

@@ -44,6 +44,18 @@ def score(policy: lm.Policy, rows: lm.Rows, temperature: jax.Array | float, *, m
     return Scores(logp, entropy, out.loads)
 
 
+def score_all(policy: lm.Policy, rows: lm.Rows, count, temperature, *, model: Model) -> jax.Array:
+    """Log-probabilities [M, B, T] of the targets in the first `count` microbatches of rows [M, B, T]; 0 beyond."""
+
+    def body(i, logp_MBT):
+        micro = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows)
+        scores = score(policy, micro, temperature, model=model)
+        return jax.lax.dynamic_update_index_in_dim(logp_MBT, scores.logp, i, 0)
+
+    spec = jax.typeof(rows.tokens).sharding.spec
+    return jax.lax.fori_loop(0, count, body, jnp.zeros(rows.tokens.shape, jnp.float32, out_sharding=spec))
+
+
 def token_scores(x_BTD, head_DX, targets_BT, temperature, *, layout: Layout) -> tuple[jax.Array, jax.Array]:
     """(log-probability of each target, entropy) from hidden states; the entropy carries no gradient."""
     run = jax.shard_map(

@@ -40,10 +40,13 @@ class AdamW:
         """The learning rate at each of `steps` optimizer steps."""
         require(self.warmup <= steps, f"AdamW.warmup {self.warmup} is longer than the run of {steps} steps")
         if self.schedule == "constant":
-            return optax.schedules.warmup_constant_schedule(0.0, self.learning_rate, self.warmup)
-        return optax.schedules.warmup_cosine_decay_schedule(
-            0.0, self.learning_rate, self.warmup, steps, self.learning_rate * self.final
-        )
+            after = optax.schedules.constant_schedule(self.learning_rate)
+        else:
+            after = optax.schedules.cosine_decay_schedule(self.learning_rate, max(steps - self.warmup, 1), self.final)
+        if self.warmup == 0:  # optax takes a warm-up of no steps for one that never ends
+            return after
+        rise = optax.schedules.linear_schedule(0.0, self.learning_rate, self.warmup)
+        return optax.schedules.join_schedules([rise, after], [self.warmup])
 
     def make(self, steps: int) -> optax.GradientTransformation:
         return optax.chain(

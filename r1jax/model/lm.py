@@ -157,7 +157,8 @@ class Lm(nn.Module):
     def _predict_further(self, x_BTD, next_BTD, rows: Rows, router: dict):
         """V3 equations 21 to 23 at depth 1: one more block on [norm(embedding of the target); norm(hidden)].
 
-        The order of the two is that of the released weights (RECIPE: the paper prints the reverse)."""
+        Traps: the order of the two (the paper prints the reverse), and the hidden states being those after the final norm
+        (it does not say), are how Hugging Face and vLLM run the released weights."""
         c, lay = self.cfg, self.layout
         both = jnp.concatenate(
             [RmsNorm(c.norm_eps, name="mtp_embed_norm")(next_BTD), RmsNorm(c.norm_eps, name="mtp_hidden_norm")(x_BTD)], -1
@@ -173,10 +174,14 @@ class Lm(nn.Module):
 def init(key: jax.Array, cfg: Transformer, layout: Layout) -> Policy:
     """A fresh policy, born sharded; under `jax.eval_shape` its shapes and shardings, which is what a restore wants."""
     layout.check(cfg)
-    B = max(layout.mesh.data * layout.mesh.fsdp * layout.mesh.expert, 1)
-    zeros = jnp.zeros((B, max(layout.mesh.context, 1)), jnp.int32, out_sharding=layout.BT)
+    return _init(key, cfg, layout, split=False)
+
+
+def _init(key: jax.Array, cfg: Transformer, layout: Layout, split: bool) -> Policy:
+    shape = (layout.mesh.data * layout.mesh.fsdp * layout.mesh.expert, layout.mesh.context)
+    zeros = jnp.zeros(shape, jnp.int32, out_sharding=layout.BT)
     router = _router(cfg)
-    params = Lm(cfg, layout).init(key, Rows(zeros, zeros, zeros, zeros), router)["params"]
+    params = Lm(cfg, layout, split=split).init(key, Rows(zeros, zeros, zeros, zeros), router)["params"]
     return Policy(params=params, router=router)
 
 
@@ -204,31 +209,31 @@ def forward(
 
 
 def view(policy: Policy, *, cfg: Transformer, layout: Layout) -> Policy:
-    """The policy as decoding wants it: matrices in layout.dtype, per layer, without multi-token prediction."""
-    cast = functools.partial(jax.tree_util.tree_map_with_path, lambda path, w: _cast(path, w, layout.dtype))
+    """The policy as decoding wants it: matrices in layout.dtype, per layer, without multi-token prediction.
+
+    It keeps the policy's shardings; `jax.device_put` it where `view_shapes` says."""
+
+    def cast(tree):
+        return jax.tree_util.tree_map_with_path(lambda path, w: _cast(path, w, layout.dtype), tree)
+
     params = {}
     for name, value in policy.params.items():
         if name in ("dense", "moe"):
-            count = cfg.dense_layers if name == "dense" else cfg.moe_layers
-            for i in range(count):
-                params[f"{name}_{i}"] = cast(jax.tree.map(lambda w: w[i], value["block"]))  # noqa: B023
+            for i in range(cfg.dense_layers if name == "dense" else cfg.moe_layers):
+                params[f"{name}_{i}"] = cast(jax.tree.map(lambda w, i=i: w[i], value["block"]))
         elif not name.startswith("mtp"):
             params[name] = cast(value)
-    target = jax.eval_shape(lambda: _split_shapes(cfg, layout))
-    params = jax.tree.map(lambda w, like: jax.reshard(w, like.sharding.spec), params, target)
-    return Policy(params=params, router={k: v for k, v in policy.router.items() if k != "mtp"})
+    return Policy(params=params, router={name: bias for name, bias in policy.router.items() if name != "mtp"})
 
 
 def _cast(path, w: jax.Array, dtype: str) -> jax.Array:
-    name = path[-1].key
-    return w.astype(dtype) if name in ("w", "experts_gate", "experts_up", "experts_down") else w
+    return w.astype(dtype) if path[-1].key in ("w", "experts_gate", "experts_up", "experts_down") else w
 
 
-def _split_shapes(cfg: Transformer, layout: Layout) -> dict:
-    B = max(layout.mesh.data * layout.mesh.fsdp * layout.mesh.expert, 1)
-    zeros = jnp.zeros((B, max(layout.mesh.context, 1)), jnp.int32, out_sharding=layout.BT)
+def view_shapes(cfg: Transformer, layout: Layout) -> Policy:
+    """Shapes and shardings of a `view` on the mesh of `layout`, which must be in force."""
     plain = dataclasses.replace(cfg, mtp=0)
-    return Lm(plain, layout, split=True).init(jax.random.key(0), Rows(zeros, zeros, zeros, zeros), _router(plain))["params"]
+    return jax.eval_shape(lambda: _init(jax.random.key(0), plain, layout, split=True))
 
 
 def prefill(view: Policy, rows: Rows, *, cfg: Transformer, layout: Layout) -> Output:

@@ -1,0 +1,363 @@
+"""Reinforcement learning by GRPO: sample, score, advantage, update (DeepSeek-R1, 2501.12948, sections 2.1 and 2.2).
+
+A rollout is questions x samples sequences from the current policy. Its advantages are computed at once, then it is
+split at random into minibatches, one optimizer step each. The reference policy of the KL term is the first policy, and
+every `reference_every` steps the latest one.
+"""
+
+import dataclasses
+import math
+import time
+from functools import partial
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from r1jax import collate, experience, responses
+from r1jax.base.checkpoint import Store
+from r1jax.base.fields import check, require
+from r1jax.base.mesh import Mesh
+from r1jax.base.metrics import read
+from r1jax.base.place import Place
+from r1jax.base.plots import curves
+from r1jax.data import feed
+from r1jax.data.questions import Question
+from r1jax.data.template import Zero
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.data.world import World
+from r1jax.learn import grpo, update
+from r1jax.learn.grpo import Grpo
+from r1jax.learn.likelihood import Model, score_all
+from r1jax.learn.optim import AdamW
+from r1jax.learn.state import State
+from r1jax.loop import Loop, Saving, apply
+from r1jax.model import lm
+from r1jax.model.config import Transformer
+from r1jax.model.layout import Layout
+from r1jax.reward.grade import Grade, grade
+from r1jax.reward.rules import Reward, total
+from r1jax.rollout.sampler import Sampler
+
+SHOWN = ("reward/mean", "reward/accuracy", "length/mean", "time/tokens_per_second")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """data, init: the stages that prepared the data and trained the first policy.
+
+    questions x sampler.samples sequences are a rollout; `minibatches` optimizer steps each take an equal share of it.
+    `steps` and `reference_every` (None: never) count optimizer steps. rows, row_length: shape of a microbatch.
+    dynamic_sampling: questions whose samples are all right or all wrong are replaced by fresh ones, from at most that
+    many rollouts (DAPO, 2503.14476, section 3.2); None: they stay. show: samples.jsonl gets that many responses, every
+    `show_every` rollouts.
+    """
+
+    data: str
+    init: str
+    task: World
+    template: Zero
+    model: Transformer
+    mesh: Mesh
+    rollout_mesh: Mesh
+    sampler: Sampler
+    algorithm: Grpo
+    rewards: tuple[Reward, ...]
+    optimizer: AdamW
+    saving: Saving
+    steps: int
+    questions: int
+    rows: int
+    row_length: int
+    minibatches: int = 1
+    reference_every: int | None = 400
+    dynamic_sampling: int | None = None
+    bias_rate: float = 0.0
+    capacities: tuple[float, ...] = (1.5, 3.0)
+    dtype: str = "float32"
+    remat: bool = True
+    show: int = 4
+    show_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self):
+        check(self)
+        require(len(self.rewards) > 0, "reinforce.Run.rewards is empty; choose at least one reward")
+        require(
+            self.sequences % self.minibatches == 0,
+            f"reinforce.Run.minibatches {self.minibatches} does not divide the rollout's {self.sequences} sequences",
+        )
+        require(
+            self.steps % self.minibatches == 0,
+            f"reinforce.Run.steps {self.steps} is no multiple of minibatches {self.minibatches}: it ends inside a rollout",
+        )
+        require(
+            self.reference_every is None or self.reference_every % self.minibatches == 0,
+            f"reinforce.Run.reference_every {self.reference_every} is no multiple of minibatches {self.minibatches}: "
+            "the reference changes between rollouts only",
+        )
+        require(
+            self.sampler.window <= self.row_length,
+            f"reinforce.Run.row_length {self.row_length} is shorter than the sampler's window {self.sampler.window}",
+        )
+        require(self.sampler.samples > 1, "Sampler.samples is 1; a group's advantage needs at least two samples")
+        require(self.sampler.temperature > 0, "Sampler.temperature is 0; greedy samples of a question are all the same")
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.mesh, self.dtype)
+
+    @property
+    def sequences(self) -> int:
+        return self.questions * self.sampler.samples
+
+    @property
+    def shape(self) -> experience.Shape:
+        return experience.Shape(self.rows, self.row_length)
+
+
+def describe(cfg: Run, place: Place) -> list[str]:
+    responses.check(cfg.model, cfg.rollout_mesh, cfg.sampler)
+    with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
+        policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
+    s, share = cfg.sampler, cfg.sequences // cfg.minibatches
+    return [
+        f"{lm.count(policy):,} parameters on {cfg.mesh}; rollout on {cfg.rollout_mesh}",
+        f"{cfg.questions} questions x {s.samples} samples = {cfg.sequences} sequences a rollout, {s.slots} at once, of at "
+        f"most {s.prompt_tokens} + {s.response_tokens} tokens",
+        f"{cfg.minibatches} minibatches of {share} sequences = {cfg.minibatches} optimizer steps a rollout, each in at most "
+        f"{cfg.shape.microbatches(share, s.window)} microbatches of {cfg.rows} rows x {cfg.row_length} tokens",
+        f"{cfg.steps} optimizer steps = {cfg.steps // cfg.minibatches} rollouts; "
+        + ("the reference stays" if cfg.reference_every is None else f"reference refreshed every {cfg.reference_every}"),
+    ]
+
+
+def run(cfg: Run, place: Place) -> None:
+    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    pool = cfg.task.questions("rl", place.other(cfg.data))
+    responder = responses.Responder(cfg.model, cfg.rollout_mesh, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
+    with jax.set_mesh(cfg.mesh.make()), Loop(place, cfg.steps, cfg.saving) as loop:
+        optimizer = cfg.optimizer.make(cfg.steps)
+        policy_shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
+        like = jax.eval_shape(lambda p: update.init(p, optimizer), policy_shapes).items()
+        host = {"step": 0, "rollout": 0, "position": 0, "left": 0, "reference": None}
+        held = None
+        last = loop.store.latest()
+        if last is not None and loop.store.host(last)["left"]:
+            like["rollout"] = experience.shapes(cfg.sequences, cfg.sampler.window)
+        found = loop.restore(like)
+        first = lambda: load(place.other(cfg.init), policy_shapes)  # noqa: E731
+        references = Store(place.folder / "references", latest=1)
+        if found is None:
+            state = jax.jit(partial(update.init, optimizer=optimizer))(first())
+        else:
+            _, arrays, host = found
+            held = arrays.pop("rollout", None)
+            state = State.of(arrays)
+        if not cfg.algorithm.refers:
+            reference = None
+        elif host["reference"] is None:
+            reference = first()
+        else:
+            reference = references.restore(host["reference"], {"policy": policy_shapes})[0]["policy"]
+        ladder = [
+            jax.jit(
+                partial(
+                    update.update,
+                    loss=partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, capacity, cfg.remat)),
+                    optimizer=optimizer,
+                    bias_rate=cfg.bias_rate,
+                ),
+                donate_argnums=0,
+            )
+            for capacity in (cfg.capacities if cfg.mesh.expert > 1 else cfg.capacities[:1])
+        ]
+        # Scoring has no second try, so it takes the room for the worst case.
+        scores = jax.jit(partial(score_all, model=Model(cfg.model, cfg.layout, float(cfg.mesh.expert), False)))
+
+        while host["step"] < cfg.steps:
+            told = {}
+            if host["left"] == 0:
+                held, told = _rollout(cfg, host, pool, responder, tokenizer, scores, state.policy, reference, loop)
+                host |= {"left": cfg.minibatches}
+            began = time.monotonic()
+            index = cfg.minibatches - host["left"]
+            members = np.split(held.order, cfg.minibatches)[index]
+            batch, count = experience.batch_of(
+                held, members, cfg.shape, cfg.algorithm, cfg.sampler.temperature, cfg.layout
+            )
+            state, metrics = apply(ladder, state, batch, count, name=place.name)
+            metrics = _means(metrics)
+            host |= {"step": host["step"] + 1, "left": host["left"] - 1}
+            tokens = int((held.ends - held.starts)[members].sum())
+            if told:  # wait once a rollout, for an honest time of the update
+                jax.block_until_ready(state)
+                told["time/update"] = time.monotonic() - began
+            loop.record(host["step"], metrics | told, SHOWN, tokens)
+            if reference is not None and cfg.reference_every and host["step"] % cfg.reference_every == 0:
+                reference = jax.tree.map(lambda w: w.copy(), state.policy)
+                references.save(host["step"], {"policy": reference}, {})
+                references.wait()
+                host |= {"reference": host["step"]}
+            items = lambda: state.items() | ({"rollout": held} if host["left"] else {})  # noqa: B023, E731
+            loop.checkpoint(host["step"], items, host)
+        loop.store.wait()
+    records = read(place.folder / "metrics.jsonl")
+    curves(records, place.folder / "plots")
+    seen = [record for record in records if "reward/mean" in record]
+    early, late = seen[0], seen[-5:]
+    average = lambda key: sum(record[key] for record in late) / len(late)  # noqa: E731
+    place.finish(
+        {
+            "steps": cfg.steps,
+            "accuracy_first": early["reward/accuracy"],
+            "accuracy_last": average("reward/accuracy"),
+            "length_first": early["length/mean"],
+            "length_last": average("length/mean"),
+        }
+    )
+
+
+def load(folder, shapes: lm.Policy) -> lm.Policy:
+    """The policy of another stage's last checkpoint, laid out as `shapes`."""
+    store = Store(folder / "checkpoints")
+    step = store.latest()
+    require(step is not None, f"no checkpoint in {folder}; run that stage first, or name another one as init")
+    return store.restore(step, {"policy": shapes})[0]["policy"]
+
+
+def _means(metrics: dict) -> dict:
+    """Sums over response tokens become means."""
+    tokens = metrics["tokens"]
+    return {k: v / tokens if k in ("kl", "clipped", "ratio", "mismatch", "entropy") else v for k, v in metrics.items()}
+
+
+def _rollout(cfg: Run, host: dict, pool, responder, tokenizer, scores, policy, reference, loop: Loop):
+    """Samples and scores one rollout; advances the feed in `host` -> (Experience, metrics)."""
+    G, window = cfg.sampler.samples, cfg.sampler.window
+    began = time.monotonic()
+    view = responder.view(policy)
+    kept, told = [], []
+    for _ in range(cfg.dynamic_sampling or 1):
+        picks = feed.take(cfg.seed, host["position"], cfg.questions, len(pool))
+        questions = [pool[i] for i in picks]
+        sampled = responder.sample(view, questions, seed=cfg.seed, rollout=host["rollout"])
+        scored_at = time.monotonic()
+        grades, rewards, parts = _score(cfg, questions, sampled, tokenizer)
+        told.append(_told(grades, rewards, parts, sampled))
+        told[-1] |= {"time/rollout": scored_at - began, "time/score": time.monotonic() - scored_at}
+        if host["rollout"] % cfg.show_every == 0:
+            loop.journal.samples(host["step"], _records(cfg, questions, sampled, grades, rewards, tokenizer))
+        host |= {"position": host["position"] + cfg.questions, "rollout": host["rollout"] + 1}
+        groups = [(sampled, rewards, q) for q in range(cfg.questions)]
+        if cfg.dynamic_sampling is None:
+            kept = groups
+        else:
+            varied = [group for group in groups if rewards[group[2]].std() > 0]
+            spare = [group for group in groups if rewards[group[2]].std() == 0]
+            kept = (kept + varied)[: cfg.questions]
+            if len(kept) == cfg.questions:
+                break
+    told = told[0] | {"rollouts": float(len(told))}
+    if len(kept) < cfg.questions:  # not enough after all rollouts: groups without variance fill up, and weigh nothing
+        kept += spare[: cfg.questions - len(kept)]
+    del view
+
+    rewards = np.stack([rewards[q] for _, rewards, q in kept])
+    tokens = np.zeros((cfg.questions, G, window), np.int32)
+    logp = np.zeros((cfg.questions, G, window), np.float32)
+    starts = np.zeros((cfg.questions, G), np.int32)
+    for row, (sampled, _, q) in enumerate(kept):
+        prompt = sampled.prompts[q]
+        tokens[row, :, : len(prompt)] = prompt
+        tokens[row, :, len(prompt) : len(prompt) + sampled.tokens.shape[2]] = sampled.tokens[q]
+        logp[row, :, len(prompt) : len(prompt) + sampled.tokens.shape[2]] = sampled.logp[q]
+        starts[row] = len(prompt)
+    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    held = experience.Experience(
+        tokens=flat(tokens),
+        starts=flat(starts),
+        ends=flat(starts + np.stack([sampled.lengths[q] for sampled, _, q in kept])),
+        finished=flat(np.stack([sampled.finished[q] for sampled, _, q in kept])),
+        sampled=flat(logp),
+        old=flat(logp),
+        reference=flat(logp),
+        advantages=flat(grpo.advantages(rewards, cfg.algorithm)),
+        order=np.random.default_rng((cfg.seed, host["rollout"])).permutation(cfg.sequences).astype(np.int32),
+    )
+    began = time.monotonic()
+    if cfg.algorithm.rescores:
+        held = held.replace(old=_score_all(cfg, held, scores, policy))
+    if reference is not None:
+        held = held.replace(reference=_score_all(cfg, held, scores, reference))
+    return held, told | {"time/reference": time.monotonic() - began}
+
+
+def _score_all(cfg: Run, held: experience.Experience, scores, policy: lm.Policy) -> np.ndarray:
+    """Log-probabilities [B, S] of the rollout's responses under a policy."""
+    members = np.arange(cfg.sequences)
+    rows, count, places = experience.rows_of(held, members, cfg.shape)
+    logp = scores(policy, collate.put_rows(rows, cfg.layout), collate.put(np.int32(count), jax.P()), cfg.sampler.temperature)
+    if jax.process_count() > 1:
+        logp = multihost_utils.process_allgather(logp, tiled=True)
+    return experience.gather(held, members, places, np.asarray(logp))
+
+
+def _score(cfg: Run, questions: list[Question], sampled: responses.Responses, tokenizer: Tokenizer):
+    """Grades and rewards of all responses: each process scores its share of the questions, then all share the numbers.
+
+    -> (grades as a dict of [Q, G] arrays, rewards [Q, G] float64, parts as a dict of [Q, G] arrays)."""
+    names = [field.name for field in dataclasses.fields(Grade) if field.name != "answer"]
+    keys = [*names, *(r.name for r in cfg.rewards), "unparsable", "timeout", "total"]
+    table = np.zeros((len(questions), cfg.sampler.samples, len(keys)))
+    for q in range(jax.process_index(), len(questions), jax.process_count()):
+        for g in range(cfg.sampler.samples):
+            response = sampled.text(q, g, tokenizer)
+            graded = grade(questions[q], response)
+            value, parts, statuses = total(cfg.rewards, questions[q], response)
+            found = set(statuses.values())
+            table[q, g] = [
+                *(float(getattr(graded, name)) for name in names),
+                *(parts[r.name] for r in cfg.rewards),
+                float("unparsable" in found),
+                float("timeout" in found),
+                value,
+            ]
+    if jax.process_count() > 1:
+        table = multihost_utils.process_allgather(table).sum(0)
+    columns = dict(zip(keys, np.moveaxis(table, 2, 0), strict=True))
+    parts = {r.name: columns[r.name] for r in cfg.rewards} | {k: columns[k] for k in ("unparsable", "timeout")}
+    return {name: columns[name] for name in names}, columns["total"], parts
+
+
+def _told(grades: dict, rewards: np.ndarray, parts: dict, sampled: responses.Responses) -> dict[str, float]:
+    """The metrics of one rollout."""
+    lengths = sampled.lengths
+    return {
+        "reward/mean": rewards.mean(),
+        **{f"reward/{name}": values.mean() for name, values in parts.items()},
+        "reward/no_variance": (rewards.std(1) == 0).mean(),
+        "reward/accuracy_any_format": grades["correct_any_format"].mean(),
+        "length/mean": lengths.mean(),
+        "length/max": lengths.max(),
+        "length/truncated": grades["truncated"].mean(),
+        "words/language": grades["language"].mean(),
+        "words/reflection": grades["reflections"].mean(),
+        "rollout/tokens": float(lengths.sum()),
+        "rollout/turns": float(sampled.turns),
+    }
+
+
+def _records(cfg: Run, questions, sampled, grades, rewards, tokenizer) -> list[dict]:
+    """Some responses of a rollout, as a person reads them."""
+    step = max(math.ceil(len(questions) / max(cfg.show, 1)), 1)
+    return [
+        {
+            "prompt": cfg.template.render(questions[q].text),
+            "completion": sampled.text(q, 0, tokenizer).text,
+            "answer": questions[q].answer,
+            "reward": float(rewards[q, 0]),
+            "correct": bool(grades["correct"][q, 0]),
+        }
+        for q in range(0, len(questions), step)
+    ][: cfg.show]
