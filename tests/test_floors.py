@@ -14,9 +14,10 @@ FLOORS = {
     "rollout": 2,
     "reward": 2,
     "data": 2,
-    "collate": 2.5,  # this one and the next two: what the stages share
-    "responses": 2.5,
-    "loop": 2.5,
+    "collate": 2.3,  # these four: what the stages share
+    "experience": 2.6,
+    "loop": 2.6,
+    "responses": 2.6,
     "stages": 3,
     "recipe": 4,
     "plan": 4,
