@@ -33,13 +33,6 @@ EXACT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fresh_gin():
-    gin.clear_config()
-    yield
-    gin.clear_config()
-
-
 def load(name: str) -> config.Transformer:
     gin.parse_config_file(str(MODELS / f"{name}.gin"))
     return gin.get_configurable(config.Transformer)()
@@ -66,8 +59,9 @@ def test_exact(name):
     assert total(count(load(name))) == EXACT[name]
 
 
-def test_every_model_is_counted():
-    assert {path.stem for path in MODELS.glob("*.gin")} == {*EXACT, "deepseek_v3", "moonlight_16b_a3b"}
+def test_every_published_model_is_counted():
+    published = {path.stem for path in MODELS.glob("*.gin") if not path.stem.startswith("miniature")}
+    assert published == {*EXACT, "deepseek_v3", "moonlight_16b_a3b"}
 
 
 def test_deepseek_v3():
