@@ -49,6 +49,7 @@ class Loop:
         self.journal = Journal(place.folder)
         self._stop, self._progress = Stop(), Progress(place.name, steps)
         self._pending: Callable[[], None] | None = None
+        self._shown: dict[str, float] = {}  # a figure of the rollout stays on show until the next one
         self._saved: int | None = None
         self._first: int | None = None
         self._tracing = False
@@ -109,7 +110,8 @@ class Loop:
         if tokens is not None:
             values["time/tokens_per_second"] = tokens / values["time/step"]
         self.journal.write(step, values)
-        self._progress.update(step, **{name.rpartition("/")[2]: values[name] for name in shown if name in values})
+        self._shown |= {name.rpartition("/")[2]: values[name] for name in shown if name in values}
+        self._progress.update(step, **self._shown)
         if values.get("skipped_in_a_row", 0) >= SKIPS:
             raise UserError(
                 f"{self.place.name}: the gradient was not finite in {SKIPS} steps in a row, the last one step {step}; "

@@ -4,6 +4,7 @@ Every axis may be 1. `data` is the outermost axis and the only one that may cros
 the slow network). The mesh is Explicit: shardings are part of the types; `jax.set_mesh(mesh.make())` puts it in force.
 """
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -21,19 +22,35 @@ EXPLICIT = (AxisType.Explicit,) * len(AXES)
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """How many devices lie along each axis; `processes='auto'` joins the processes of a pod or cluster first."""
+    """How many devices lie along each axis; `processes='auto'` joins the processes of a pod or cluster first.
+
+    rollout: the same devices arranged for sampling, in the order of AXES; None: as for training. A layout that is good
+    for the update gathers weights, which is hopeless for decoding a token.
+    """
 
     data: int = 1
     fsdp: int = 1
     expert: int = 1
     tensor: int = 1
     context: int = 1
+    rollout: tuple[int, int, int, int, int] | None = None
     processes: Literal["one", "auto"] = "one"
 
     def __post_init__(self):
         check(self)
         for axis in AXES:
             require(getattr(self, axis) >= 1, f"Mesh.{axis} = {getattr(self, axis)}, wanted 1 or more")
+        if self.rollout is not None:
+            require(
+                min(self.rollout) >= 1 and int(np.prod(self.rollout)) == self.size,
+                f"Mesh.rollout = {self.rollout} has {int(np.prod(self.rollout))} devices, the mesh has {self.size}",
+            )
+
+    @property
+    def for_rollout(self) -> "Mesh":
+        """The mesh on which responses are sampled."""
+        shape = self.shape if self.rollout is None else self.rollout
+        return dataclasses.replace(self, rollout=None, **dict(zip(AXES, shape, strict=True)))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -60,18 +60,18 @@ class Run:
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
-    responses.check(cfg.model, cfg.mesh, cfg.sampler)
+    responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
     s = cfg.sampler
     return [
         f"{cfg.questions} questions of split {cfg.split} x {s.samples} samples at temperature {s.temperature}, top-p {s.top_p}",
-        f"{cfg.chunk} questions at a time, {s.slots} sequences at once, on {cfg.mesh}",
+        f"{cfg.chunk} questions at a time, {s.slots} sequences at once, on {cfg.mesh.for_rollout}",
     ]
 
 
 def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     questions = cfg.task.questions(cfg.split, place.other(cfg.data))[: cfg.questions]
-    responder = responses.Responder(cfg.model, cfg.mesh, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
+    responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     path = place.folder / "samples.jsonl"
     done = _whole_chunks(read(path), cfg)
     if is_main():

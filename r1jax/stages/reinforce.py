@@ -59,7 +59,6 @@ class Run:
     template: Zero
     model: Transformer
     mesh: Mesh
-    rollout_mesh: Mesh
     sampler: Sampler
     algorithm: Grpo
     rewards: tuple[Reward, ...]
@@ -117,12 +116,12 @@ class Run:
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
-    responses.check(cfg.model, cfg.rollout_mesh, cfg.sampler)
+    responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     s, share = cfg.sampler, cfg.sequences // cfg.minibatches
     return [
-        f"{lm.count(policy):,} parameters on {cfg.mesh}; rollout on {cfg.rollout_mesh}",
+        f"{lm.count(policy):,} parameters on {cfg.mesh}; rollout on {cfg.mesh.for_rollout}",
         f"{cfg.questions} questions x {s.samples} samples = {cfg.sequences} sequences a rollout, {s.slots} at once, of at "
         f"most {s.prompt_tokens} + {s.response_tokens} tokens",
         f"{cfg.minibatches} minibatches of {share} sequences = {cfg.minibatches} optimizer steps a rollout, each in at most "
@@ -135,7 +134,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     pool = cfg.task.questions("rl", place.other(cfg.data))
-    responder = responses.Responder(cfg.model, cfg.rollout_mesh, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
+    responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     with jax.set_mesh(cfg.mesh.make()), Loop(place, cfg.steps, cfg.saving) as loop:
         optimizer = cfg.optimizer.make(cfg.steps)
         policy_shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
