@@ -347,7 +347,7 @@ def _meant(wrong: str | None) -> str:
     names = set()
     for selector, configurable in gin.config._REGISTRY.items():
         names.update(selector.split("."), getattr(configurable.wrapped, "__dataclass_fields__", ()))
-    found = difflib.get_close_matches(wrong or "", names, 1)
+    found = difflib.get_close_matches(wrong or "", names - {wrong}, 1)
     return f"; is {found[0]} meant?" if found else ""
 
 
