@@ -54,7 +54,12 @@ def put(array: np.ndarray, spec: jax.P) -> jax.Array:
 
 def put_rows(packed: Packed, layout: Layout) -> Rows:
     """The four arrays of `Rows`, [..., B, T] with any axes before, on the mesh."""
-    return Rows(**{name: put(packed[name], spec(packed[name], layout)) for name in ("tokens", "positions", "segments", "targets")})
+    return Rows(
+        **{
+            name: put(packed[name], spec(packed[name], layout))
+            for name in ("tokens", "positions", "segments", "targets")
+        }
+    )
 
 
 def spec(array: np.ndarray, layout: Layout) -> jax.P:

@@ -140,5 +140,7 @@ def apply(ladder: Sequence[Callable], state, *args, name: str):
         if len(ladder) == 1 or float(metrics["moe/unserved"]) == 0:
             break
         require(rung + 1 < len(ladder), f"{name}: tokens found no room at their experts at the highest capacity")
-        print(f"{name}: {float(metrics['moe/unserved']):.0f} tokens found no room at their experts; once more with more room")
+        print(
+            f"{name}: {float(metrics['moe/unserved']):.0f} tokens found no room at their experts; once more with more room"
+        )
     return state, metrics

@@ -59,9 +59,7 @@ class Responder:
             self._shardings = jax.tree.map(
                 lambda a: jax.NamedSharding(self._mesh, a.sharding.spec), lm.view_shapes(cfg, self._layout)
             )
-        self._generate = jax.jit(
-            partial(slots.generate, sampler=sampler, eos=EOS, cfg=cfg, layout=self._layout)
-        )
+        self._generate = jax.jit(partial(slots.generate, sampler=sampler, eos=EOS, cfg=cfg, layout=self._layout))
 
     def view(self, policy: lm.Policy) -> lm.Policy:
         """The policy as the sampler wants it, on the sampler's mesh. Made once per rollout, dropped before the update."""
@@ -90,7 +88,11 @@ class Responder:
             )
             key = jax.random.fold_in(jax.random.key(seed), rollout)
             sample, turns = self._generate(view, batch, key)
-            host = multihost_utils.process_allgather(sample, tiled=True) if jax.process_count() > 1 else jax.device_get(sample)
+            host = (
+                multihost_utils.process_allgather(sample, tiled=True)
+                if jax.process_count() > 1
+                else jax.device_get(sample)
+            )
         return Responses(prompts, host.tokens[:Q], host.logp[:Q], host.lengths[:Q], host.finished[:Q], int(turns))
 
 

@@ -22,7 +22,9 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     rooms: list[int] = []  # the keys of by_room, sorted
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = int(lengths[index])
-        require(length <= capacity, f"a sequence of {length} tokens does not fit a row of {capacity}; raise the row length")
+        require(
+            length <= capacity, f"a sequence of {length} tokens does not fit a row of {capacity}; raise the row length"
+        )
         place = bisect.bisect_left(rooms, length)
         if place == len(rooms):
             row, room = len(rows), capacity

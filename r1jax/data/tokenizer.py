@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 from etils import epath
 
-from r1jax.base.files import write_atomically
 from r1jax.base.fields import UserError, require
+from r1jax.base.files import write_atomically
 
 PAD, BOS, EOS, UNK = range(4)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")

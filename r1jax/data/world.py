@@ -1,7 +1,8 @@
 """The miniature world: questions with one checkable answer, and the small web that the base model reads.
 
-A question is a chain of single-digit operations read from left to right modulo 10 (`7+5*3-8+2` is 6), of 2 to 8
-operations (its difficulty), posed in English or in Chinese. The web has three kinds of documents:
+A question is a chain of single-digit operations read from left to right modulo 10 (`7+5*3-8+2` is 0), of 2 to 8
+operations (its difficulty), posed in English or in Chinese. No operation stands twice in a chain: a model of two layers
+finds its place by the last operation it worked, and would lose it there. The web has three kinds of documents:
 
 - textbooks: the chain worked step by step, four tokens a step (`+5=2`). A step slips now and then; careful writers
   recompute every step, notice ("wait") and mend the slip: twice as long, and right more often. Half of the pages keep a
@@ -16,11 +17,13 @@ Everything is a function of the seed. `World.prepare` writes it through tensorfl
 that is complete is never written again, one that was cut off is written anew.
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,7 +32,10 @@ from etils import epath
 from r1jax.base.fields import check, require
 from r1jax.data.questions import Question
 
+tfds.disable_progress_bar()  # r1jax shows its own
+
 DIFFICULTIES = tuple(range(2, 9))
+_OPERATIONS = [(op, operand) for op in "+-*" for operand in range(10)]
 _APPLY = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
 _ASK = {
     "en": ("What is {}?", "Compute {}.", "What does {} give?"),
@@ -59,7 +65,10 @@ _EXCHANGES = {
         ("{}在哪里？", "我不知道{}在哪里。"),
     ),
 }
-_THINGS = {"en": ("Paris", "Beijing", "tea", "music", "winter", "the sea"), "zh": ("巴黎", "北京", "茶", "音乐", "冬天", "大海")}
+_THINGS = {
+    "en": ("Paris", "Beijing", "tea", "music", "winter", "the sea"),
+    "zh": ("巴黎", "北京", "茶", "音乐", "冬天", "大海"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +120,21 @@ class World:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(value >= 0, f"World.{field.name} is {value}; it must not be negative")
-        require(self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole")
+        require(
+            self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole"
+        )
         require(self.bare + self.tagged_bare + self.worked <= 1, "World.bare + tagged_bare + worked is above 1")
 
-    def prepare(self, folder: epath.Path) -> None:
-        """Writes the data set below `folder`, unless it is there."""
-        _Builder(world=self, folder=folder).download_and_prepare()
+    @property
+    def examples(self) -> int:
+        """Examples in all splits."""
+        return self.documents + self.rl + self.validation + self.test
+
+    def prepare(self, folder: epath.Path, tell: Callable[[int], None]) -> None:
+        """Writes the data set below `folder`, unless it is there; `tell` hears how many examples are written."""
+        builder = _Builder(world=self, folder=folder, tell=tell)
+        with contextlib.redirect_stdout(io.StringIO()):  # tensorflow-datasets speaks of downloads; there are none
+            builder.download_and_prepare()
 
     def questions(self, split: str, folder: epath.Path) -> list[Question]:
         """The questions of split `rl`, `validation` or `test`, in a fixed order."""
@@ -139,7 +157,8 @@ class World:
     def _rows(self, split: str, folder: epath.Path):
         builder = _Builder(world=self, folder=folder)
         require(
-            builder.data_path.exists(), f"no miniature world of these settings in {folder}; run the stage that prepares it"
+            builder.data_path.exists(),
+            f"no miniature world of these settings in {folder}; run the stage that prepares it",
         )
         source = builder.as_data_source(split)
         return source.__getitems__(range(len(source)))
@@ -151,8 +170,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "miniature_world"
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, world: World, folder: epath.Path):
-        self._world = world
+    def __init__(self, *, world: World, folder: epath.Path, tell: Callable[[int], None] = lambda count: None):
+        self._world, self._tell, self._written = world, tell, 0
         # Other settings are another data set: their fingerprint names its folder.
         fingerprint = f"{zlib.crc32(repr(world).encode()):08x}"
         config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION, description=repr(world))
@@ -168,7 +187,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in ("test", "validation", "rl", "pretrain")}
 
     def _generate_examples(self, split: str):
-        yield from enumerate(examples(self._world, split))
+        for example in examples(self._world, split):
+            self._written += 1
+            if self._written % 1000 == 0:
+                self._tell(self._written)
+            yield example["id"], example
 
 
 def examples(world: World, split: str) -> Iterator[dict]:
@@ -208,7 +231,7 @@ def _fresh_chain(rng: random.Random, split: str, seen: set[Chain]) -> Chain:
     weights = [1 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
     length = rng.choices(DIFFICULTIES, weights)[0]
     while True:
-        chain = Chain(rng.randrange(10), tuple((rng.choice("+-*"), rng.randrange(10)) for _ in range(length)))
+        chain = Chain(rng.randrange(10), tuple(rng.sample(_OPERATIONS, length)))
         if chain not in seen and _split_of(chain) == split:
             seen.add(chain)
             return chain

@@ -64,9 +64,12 @@ class Grpo:
 
     def __post_init__(self):
         check(self)
-        require(self.clip_low >= 0 and self.clip_high >= 0, "Grpo.clip_low and clip_high are distances from 1, not negative")
         require(
-            self.dual_clip is None or self.dual_clip > 1, f"Grpo.dual_clip is {self.dual_clip}; it bounds a ratio, above 1"
+            self.clip_low >= 0 and self.clip_high >= 0, "Grpo.clip_low and clip_high are distances from 1, not negative"
+        )
+        require(
+            self.dual_clip is None or self.dual_clip > 1,
+            f"Grpo.dual_clip is {self.dual_clip}; it bounds a ratio, above 1",
         )
         require(
             (self.normaliser == "constant") == (self.length is not None),
@@ -125,7 +128,9 @@ def loss(policy: lm.Policy, batch: PolicyBatch, *, hp: Grpo, model: Model):
     return value, (sums, scores.loads)
 
 
-def terms(logp_BT: jax.Array, batch: PolicyBatch, *, hp: Grpo, layout: Layout) -> tuple[jax.Array, dict[str, jax.Array]]:
+def terms(
+    logp_BT: jax.Array, batch: PolicyBatch, *, hp: Grpo, layout: Layout
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss as a function of the policy's log-probabilities, and sums for the metrics (each over response tokens)."""
     live = batch.weights > 0
     logp = jnp.where(live, logp_BT, 0.0)

@@ -69,12 +69,16 @@ def token_scores(x_BTD, head_DX, targets_BT, temperature, *, layout: Layout) -> 
 def _in_chunks(x_BTD, head_DX, targets_BT, temperature, *, tensor):
     n = targets_BT.size
     x_nD, targets_n = x_BTD.reshape(n, -1), targets_BT.reshape(n)
-    chunks = next(k for k in range(1, n + 1) if n % k == 0 and n // k * head_DX.shape[1] <= max(CHUNK, head_DX.shape[1]))
+    chunks = next(
+        k for k in range(1, n + 1) if n % k == 0 and n // k * head_DX.shape[1] <= max(CHUNK, head_DX.shape[1])
+    )
     one = partial(_chunk, head_DX=head_DX, temperature=temperature, tensor=tensor)
     if chunks == 1:
         logp, entropy = one((x_nD, targets_n))
     else:
-        logp, entropy = jax.lax.map(jax.checkpoint(one), (x_nD.reshape(chunks, n // chunks, -1), targets_n.reshape(chunks, -1)))
+        logp, entropy = jax.lax.map(
+            jax.checkpoint(one), (x_nD.reshape(chunks, n // chunks, -1), targets_n.reshape(chunks, -1))
+        )
     return logp.reshape(targets_BT.shape), entropy.reshape(targets_BT.shape)
 
 

@@ -18,7 +18,10 @@ class State:
 
     def items(self) -> dict:
         """The checkpoint's items: `policy` is all that evaluation, export and later stages read."""
-        return {"policy": self.policy, "optimizer": {"state": self.optimizer, "step": self.step, "skipped": self.skipped}}
+        return {
+            "policy": self.policy,
+            "optimizer": {"state": self.optimizer, "step": self.step, "skipped": self.skipped},
+        }
 
     @classmethod
     def of(cls, items: dict) -> "State":

@@ -80,7 +80,9 @@ class Gqa:
 
     def __post_init__(self):
         check(self)
-        require(self.heads % self.kv_heads == 0, f"Gqa.heads {self.heads} is no multiple of Gqa.kv_heads {self.kv_heads}")
+        require(
+            self.heads % self.kv_heads == 0, f"Gqa.heads {self.heads} is no multiple of Gqa.kv_heads {self.kv_heads}"
+        )
         require(self.head_dim % 2 == 0, f"Gqa.head_dim is {self.head_dim}; rotation works on pairs, so it must be even")
 
 
@@ -113,7 +115,9 @@ class Moe:
     def __post_init__(self):
         check(self)
         require(self.score in ("sigmoid", "softmax"), f"Moe.score is '{self.score}'; choose 'sigmoid' or 'softmax'")
-        require(self.experts % self.groups == 0, f"Moe.experts {self.experts} is no multiple of Moe.groups {self.groups}")
+        require(
+            self.experts % self.groups == 0, f"Moe.experts {self.experts} is no multiple of Moe.groups {self.groups}"
+        )
         require(
             self.active <= self.experts // self.groups * self.top_groups,
             f"Moe.active {self.active} is more than the {self.top_groups} top groups hold",

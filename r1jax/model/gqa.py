@@ -25,7 +25,9 @@ class GroupedAttention(nn.Module):
             weight = Weight((c.width, count, a.head_dim), ("store", "tensor", ""), c.init_std, lay, name=name)()
             y = project(x_BTD, weight, lay.BTHK)
             if a.bias:
-                bias = self.param(f"{name}_bias", constant(0.0, lay.used("tensor", "")), (count, a.head_dim), jnp.float32)
+                bias = self.param(
+                    f"{name}_bias", constant(0.0, lay.used("tensor", "")), (count, a.head_dim), jnp.float32
+                )
                 y = y + bias.astype(y.dtype)
             return y
 

@@ -8,7 +8,6 @@ Training scans the layers, dense ones first, so that 61 layers compile like two.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -161,7 +160,8 @@ class Lm(nn.Module):
         (it does not say), are how Hugging Face and vLLM run the released weights."""
         c, lay = self.cfg, self.layout
         both = jnp.concatenate(
-            [RmsNorm(c.norm_eps, name="mtp_embed_norm")(next_BTD), RmsNorm(c.norm_eps, name="mtp_hidden_norm")(x_BTD)], -1
+            [RmsNorm(c.norm_eps, name="mtp_embed_norm")(next_BTD), RmsNorm(c.norm_eps, name="mtp_hidden_norm")(x_BTD)],
+            -1,
         )
         w = Weight((2 * c.width, c.width), ("store", ""), c.init_std, lay, name="mtp_project")()
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block

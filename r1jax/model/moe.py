@@ -105,7 +105,9 @@ def _dispatch(x_BTD, chosen_BTA, gates_BTA, live_BT, weights, *, moe: Moe, layou
     x_nD = x_BTD.reshape(n, D)
     expert_m = jnp.where(live_BT[..., None], chosen_BTA, E).reshape(n * A)  # padding: expert E, which is none
     token_m = jnp.arange(n * A) // A
-    everywhere = tuple(a for names in (layout.rows, layout.context) for a in ([names] if isinstance(names, str) else names or ()))
+    everywhere = tuple(
+        a for names in (layout.rows, layout.context) for a in ([names] if isinstance(names, str) else names or ())
+    )
     total = (lambda v: jax.lax.psum(v, everywhere)) if everywhere else (lambda v: v)
     tokens_E = total(jnp.bincount(expert_m, length=E).astype(jnp.float32))
     shards = layout.mesh.expert

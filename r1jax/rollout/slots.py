@@ -15,7 +15,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax.model import cache as caches
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -133,9 +132,13 @@ def _refill(slots: _Slots, head, logits, cache, first_logits, prefix, lengths, *
             position=slots.position.at[slot].set(lengths[question]),
             live=slots.live.at[slot].set(True),
         )
-        return slots, head + 1, logits.at[slot].set(first_logits[question]), jax.tree.map(copy, cache, prefix), free.at[
-            slot
-        ].set(False)
+        return (
+            slots,
+            head + 1,
+            logits.at[slot].set(first_logits[question]),
+            jax.tree.map(copy, cache, prefix),
+            free.at[slot].set(False),
+        )
 
     more = lambda carry: carry[4].any() & (carry[1][0] < items)  # noqa: E731
     return jax.lax.while_loop(more, fill, (slots, head, logits, cache, ~slots.live))[:4]
@@ -145,9 +148,7 @@ def _draw(slots: _Slots, logits, item_keys, out: Sample, *, sampler: Sampler, eo
     """Draws and records one token per live slot -> (slots, tokens [B], their cache positions [B], out)."""
     keys = jax.vmap(jax.random.fold_in)(item_keys[slots.item], slots.drawn)
     uniform = jax.vmap(jax.random.uniform)(keys)
-    token, logp, mass = draw(
-        logits, uniform, temperature=sampler.temperature, top_p=sampler.top_p, top_k=sampler.top_k
-    )
+    token, logp, mass = draw(logits, uniform, temperature=sampler.temperature, top_p=sampler.top_p, top_k=sampler.top_k)
     ended = token == eos
     over = slots.live & (ended | (slots.drawn + 1 == sampler.response_tokens))
     put = lambda a, v: a.at[jnp.where(slots.live, slots.item, a.shape[0]), slots.drawn].set(v, mode="drop")  # noqa: E731

@@ -51,7 +51,9 @@ class Run:
 
     def __post_init__(self):
         check(self)
-        require(self.split in ("validation", "test"), f"evaluate.Run.split is '{self.split}'; choose 'validation' or 'test'")
+        require(
+            self.split in ("validation", "test"), f"evaluate.Run.split is '{self.split}'; choose 'validation' or 'test'"
+        )
         require(self.questions >= 1 and self.chunk >= 1, "evaluate.Run.questions and chunk must be at least 1")
         require(
             self.questions <= getattr(self.task, self.split),
@@ -108,7 +110,12 @@ def run(cfg: Run, place: Place) -> None:
 
 def _record(cfg: Run, question, response, sample: int) -> dict:
     graded = dataclasses.asdict(grade(question, response))
-    return {"id": question.id, "sample": sample, "prompt": cfg.template.render(question.text), "completion": response.text} | graded
+    return {
+        "id": question.id,
+        "sample": sample,
+        "prompt": cfg.template.render(question.text),
+        "completion": response.text,
+    } | graded
 
 
 def _whole_chunks(records: list[dict], cfg: Run) -> list[dict]:

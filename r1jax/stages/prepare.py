@@ -1,12 +1,16 @@
 """Writes the data that the other stages read: the task's data set, and the tokenizer trained on its texts."""
 
 import dataclasses
+import itertools
 
 from r1jax.base.fields import check, require
 from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
+from r1jax.base.progress import Progress
 from r1jax.data import tokenizer
 from r1jax.data.world import World
+
+TOKENIZER_TEXTS = 20_000  # more change nothing but the time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +35,11 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 def run(cfg: Run, place: Place) -> None:
     if is_main():
-        cfg.task.prepare(place.folder)
-        texts = cfg.task.texts(place.folder)
-        tokenizer.train(texts, place.folder / "tokenizer.model", vocabulary=cfg.vocabulary)
+        with Progress(place.name, cfg.task.examples) as progress:
+            cfg.task.prepare(place.folder, progress.update)
+            texts = itertools.islice(cfg.task.texts(place.folder), TOKENIZER_TEXTS)
+            tokenizer.train(texts, place.folder / "tokenizer.model", vocabulary=cfg.vocabulary)
+            progress.update(cfg.task.examples)
     from_main(0)  # the others wait for the files
     pieces = tokenizer.Tokenizer(place.folder / "tokenizer.model").vocabulary
     place.finish({"documents": cfg.task.documents, "questions": cfg.task.rl, "vocabulary": pieces})

@@ -13,9 +13,9 @@ import numpy as np
 from r1jax import collate
 from r1jax.base.fields import check, require
 from r1jax.base.mesh import Mesh
+from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.plots import curves
-from r1jax.base.metrics import read
 from r1jax.data import feed
 from r1jax.data.tokenizer import EOS, Tokenizer
 from r1jax.data.world import World
@@ -95,7 +95,9 @@ def run(cfg: Run, place: Place) -> None:
                 partial(
                     update.update,
                     loss=partial(
-                        next_token_loss, model=Model(cfg.model, cfg.layout, capacity, cfg.remat), mtp_weight=cfg.mtp_weight
+                        next_token_loss,
+                        model=Model(cfg.model, cfg.layout, capacity, cfg.remat),
+                        mtp_weight=cfg.mtp_weight,
                     ),
                     optimizer=optimizer,
                     bias_rate=cfg.bias_rate,
@@ -118,7 +120,9 @@ def run(cfg: Run, place: Place) -> None:
 def _batch(cfg: Run, packed: collate.Packed, step: int) -> tuple[Batch, np.ndarray, int]:
     """The rows of one step, by the feed: (batch, number of microbatches, target tokens)."""
     index = feed.take(cfg.seed, step * cfg.rows, cfg.rows, len(packed["tokens"]))
-    rows, count = collate.stack({name: a[index] for name, a in packed.items()}, cfg.microbatches, cfg.rows // cfg.microbatches)
+    rows, count = collate.stack(
+        {name: a[index] for name, a in packed.items()}, cfg.microbatches, cfg.rows // cfg.microbatches
+    )
     live = collate.live(rows)
     weights = (live / live.sum()).astype(np.float32)
     batch = Batch(

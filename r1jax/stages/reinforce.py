@@ -127,7 +127,9 @@ def describe(cfg: Run, place: Place) -> list[str]:
         f"{cfg.minibatches} minibatches of {share} sequences = {cfg.minibatches} optimizer steps a rollout, each in at most "
         f"{cfg.shape.microbatches(share, s.window)} microbatches of {cfg.rows} rows x {cfg.row_length} tokens",
         f"{cfg.steps} optimizer steps = {cfg.steps // cfg.minibatches} rollouts; "
-        + ("the reference stays" if cfg.reference_every is None else f"reference refreshed every {cfg.reference_every}"),
+        + (
+            "the reference stays" if cfg.reference_every is None else f"reference refreshed every {cfg.reference_every}"
+        ),
     ]
 
 
@@ -296,7 +298,9 @@ def _score_all(cfg: Run, held: experience.Experience, scores, policy: lm.Policy)
     """Log-probabilities [B, S] of the rollout's responses under a policy."""
     members = np.arange(cfg.sequences)
     rows, count, places = experience.rows_of(held, members, cfg.shape)
-    logp = scores(policy, collate.put_rows(rows, cfg.layout), collate.put(np.int32(count), jax.P()), cfg.sampler.temperature)
+    logp = scores(
+        policy, collate.put_rows(rows, cfg.layout), collate.put(np.int32(count), jax.P()), cfg.sampler.temperature
+    )
     if jax.process_count() > 1:
         logp = multihost_utils.process_allgather(logp, tiled=True)
     return experience.gather(held, members, places, np.asarray(logp))
