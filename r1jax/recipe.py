@@ -6,6 +6,7 @@ again always does the right thing.
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -54,11 +55,16 @@ def run(
         if is_main():
             begin(place)
         if not place.done:
-            module.run(cfg, place)
+            began = time.monotonic()
+            try:
+                module.run(cfg, place)
+            finally:
+                if is_main():
+                    _add_time(root, stage, time.monotonic() - began)
         elif is_main():
             print(f"{stage}: complete already", flush=True)
     if is_main():
-        _report(name, [Place(root, stage) for stage in stages])
+        _report(name, [Place(root, stage) for stage in stages], _read(root / "times.json"))
 
 
 def _claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
@@ -83,19 +89,22 @@ def _claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
         write_atomically(path, json.dumps({"recipe": name, "stages": stages}, indent=1) + "\n")
 
 
-def _report(name: str, places: list[Place]) -> None:
+def _add_time(root: epath.Path, stage: str, seconds: float) -> None:
+    """Keeps in times.json how long each stage took, over all the runs it needed; a killed run's time is not known."""
+    times = _read(root / "times.json")
+    write_atomically(root / "times.json", json.dumps(times | {stage: times.get(stage, 0.0) + seconds}, indent=1) + "\n")
+
+
+def _report(name: str, places: list[Place], times: dict[str, float]) -> None:
     """Prints one table of the stages, then the paths of what they wrote."""
     console = Console()
-    summaries = {place.name: _read(place.folder / "done.json") for place in places}
-    results = {place.name: _read(place.folder / "results.json") for place in places}
-    columns = list(dict.fromkeys(key for result in results.values() for key in result if HEADLINE.fullmatch(key)))
-    table = Table("stage", "summary", title=name)
-    for column in columns:
-        table.add_column(column, justify="right")
+    table = Table("stage", "time", "result", title=name, show_lines=True)
     for place in places:
-        summary = "  ".join(f"{key} {_brief(value)}" for key, value in summaries[place.name].items() if _plain(value))
-        figures = [_figure(results[place.name], column) for column in columns]
-        table.add_row(place.name, summary, *figures)
+        minutes, seconds = divmod(round(times.get(place.name, 0)), 60)
+        figures = _read(place.folder / "results.json")
+        said = [f"{key.replace('_', ' ')} {_figure(figures, key)}" for key in figures if HEADLINE.fullmatch(key)]
+        said += [f"{key.replace('_', ' ')} {_brief(value)}" for key, value in _read(place.folder / "done.json").items()]
+        table.add_row(place.name, f"{minutes}:{seconds:02d}", ", ".join(said))
     console.print(table)
     for place in places:
         written = sorted(child.name for child in place.folder.iterdir() if not child.name.startswith("."))
@@ -106,17 +115,11 @@ def _read(path: epath.Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, int | float | str)
-
-
 def _brief(value: int | float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _figure(result: dict, key: str) -> str:
-    if key not in result:
-        return ""
     if key.startswith("tokens"):
         return f"{result[key]:.1f}"
     low_high = result.get(f"{key}_ci95")

@@ -148,7 +148,7 @@ def run(cfg: Run, place: Place) -> None:
             like["rollout"] = experience.shapes(cfg.sequences, cfg.sampler.window)
         found = loop.restore(like)
         first = lambda: load(place.other(cfg.init), policy_shapes)  # noqa: E731
-        references = Store(place.folder / "references", latest=1)
+        references = Store(place.folder / "references", latest=2)  # the last checkpoint may still want the one before
         if found is None:
             state = jax.jit(partial(update.init, optimizer=optimizer))(first())
         else:
@@ -193,15 +193,16 @@ def run(cfg: Run, place: Place) -> None:
             tokens = int((held.ends - held.starts)[members].sum())
             if told:  # wait once a rollout, for an honest time of the update
                 jax.block_until_ready(state)
-                told["time/update"] = time.monotonic() - began
+                told |= {"time/update": time.monotonic() - began, "update/tokens": float(held.ends[members].sum())}
             loop.record(host["step"], metrics | told, SHOWN, tokens)
             if reference is not None and cfg.reference_every and host["step"] % cfg.reference_every == 0:
                 reference = jax.tree.map(lambda w: w.copy(), state.policy)
-                references.save(host["step"], {"policy": reference}, {})
-                references.wait()
+                if host["step"] not in references.steps():  # it is there where a killed run got this far
+                    references.save(host["step"], {"policy": reference}, {})
+                    references.wait()
                 host |= {"reference": host["step"]}
             items = lambda: state.items() | ({"rollout": held} if host["left"] else {})  # noqa: B023, E731
-            loop.checkpoint(host["step"], items, host)
+            loop.checkpoint(host["step"], items, dict(host))  # saved in the background, while host moves on
         loop.store.wait()
     records = read(place.folder / "metrics.jsonl")
     curves(records, place.folder / "plots")
