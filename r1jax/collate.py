@@ -18,7 +18,8 @@ Packed = dict[str, np.ndarray]
 
 
 def pack(sequences: Sequence[Sequence[int]], length: int) -> tuple[Packed, list[tuple[int, int, int, int]]]:
-    """Packs whole sequences into rows -> (the arrays of `Rows`, each [rows, length] int32; where each sequence lies)."""
+    """Packs whole sequences into rows -> (the arrays of `Rows`, each [rows, length] int32; where each sequence
+    lies)."""
     sizes = [len(sequence) for sequence in sequences]
     rows = packing.best_fit(sizes, length)
     places = packing.layout(rows, sizes)

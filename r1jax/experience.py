@@ -1,6 +1,7 @@
 """One rollout on the host: responses, rewards, log-probabilities; and its minibatches as packed rows on the mesh."""
 
 import dataclasses
+import math
 
 import flax.struct
 import jax
@@ -17,9 +18,9 @@ class Experience:
     """Sequences of one rollout, B = questions x samples of them, numpy arrays. A checkpoint carries it as it is, so a
     reward is never decided twice.
 
-    tokens [B, S] int32: prompt and response, EOS included; starts, ends [B]: where the response begins and what ends it.
-    finished [B]: ended by EOS. sampled, old, reference [B, S] float32: log-probabilities of the token at the same place,
-    0 outside the response. advantages [B]. order [B]: the random order in which minibatches take the sequences.
+    tokens [B, S] int32: prompt and response, EOS included; starts, ends [B]: where the response begins and what ends
+    it. finished [B]: ended by EOS. sampled, old, reference [B, S] float32: log-probabilities of the token at the same
+    place, 0 outside the response. advantages [B]. order [B]: the random order in which minibatches take the sequences.
     """
 
     tokens: np.ndarray
@@ -64,7 +65,7 @@ class Shape:
     def microbatches(self, sequences: int, window: int) -> int:
         """Enough for `sequences` of at most `window` tokens: best fit puts at least length // window into a row."""
         per_row = max(self.length // window, 1)
-        return -(-(-(-sequences // per_row)) // self.rows)
+        return math.ceil(math.ceil(sequences / per_row) / self.rows)
 
 
 def rows_of(experience: Experience, members: np.ndarray, shape: Shape):

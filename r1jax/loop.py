@@ -40,7 +40,8 @@ class Loop:
             state, metrics = ...
             step += 1
             loop.record(step, metrics, shown=("loss",))
-            loop.checkpoint(step, arrays, host)       # saves where one is due; raises Stopped where a stop was asked for
+            loop.checkpoint(step, arrays, host)       # saves where one is due; raises Stopped where a stop was asked
+            for
     """
 
     def __init__(self, place: Place, steps: int, saving: Saving):
@@ -141,6 +142,6 @@ def apply(ladder: Sequence[Callable], state, *args, name: str):
             break
         require(rung + 1 < len(ladder), f"{name}: tokens found no room at their experts at the highest capacity")
         print(
-            f"{name}: {float(metrics['moe/unserved']):.0f} tokens found no room at their experts; once more with more room"
+            f"{name}: {float(metrics['moe/unserved']):.0f} tokens found no room at their experts, once more with more"
         )
     return state, metrics

@@ -27,8 +27,8 @@ from r1jax.rollout.sampler import Prompts, Sampler
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """Q questions, G responses each, on the host. prompts: token ids without padding. tokens [Q, G, L] int32, EOS included;
-    logp [Q, G, L] float32; lengths [Q, G]; finished [Q, G] bool. turns: of the sampling loop."""
+    """Q questions, G responses each, on the host. prompts: token ids without padding. tokens [Q, G, L] int32, EOS
+    included; logp [Q, G, L] float32; lengths [Q, G]; finished [Q, G] bool. turns: of the sampling loop."""
 
     prompts: list[list[int]]
     tokens: np.ndarray
@@ -62,7 +62,8 @@ class Responder:
         self._generate = jax.jit(partial(slots.generate, sampler=sampler, eos=EOS, cfg=cfg, layout=self._layout))
 
     def view(self, policy: lm.Policy) -> lm.Policy:
-        """The policy as the sampler wants it, on the sampler's mesh. Made once per rollout, dropped before the update."""
+        """The policy as the sampler wants it, on the sampler's mesh. Made once per rollout, dropped before the
+        update."""
         return jax.device_put(self._view(policy), self._shardings)
 
     def sample(self, view: lm.Policy, questions: Sequence[Question], *, seed: int, rollout: int) -> Responses:
@@ -72,7 +73,7 @@ class Responder:
         for question, prompt in zip(questions, prompts, strict=True):
             require(
                 len(prompt) <= T,
-                f"the prompt of question {question.id} has {len(prompt)} tokens, Sampler.prompt_tokens is {T}; raise it",
+                f"the prompt of question {question.id} has {len(prompt)} tokens, Sampler.prompt_tokens {T}; raise it",
             )
         padded = -(-Q // self._shards) * self._shards  # the last question fills up what the mesh asks for
         pick = [min(i, Q - 1) for i in range(padded)]

@@ -57,7 +57,8 @@ def main(root: Path) -> None:
         print(
             f"{stage.name}: rollout {middle('rollout/tokens'):,.0f} tokens in {middle('time/rollout'):.2f} s = "
             f"{middle('rollout/tokens') / middle('time/rollout'):,.0f} tokens/s; update {update:,.0f} tokens/s, "
-            f"{share:.0%} of the matmul rate; rewards {middle('time/score'):.2f} s, reference {middle('time/reference'):.2f} s"
+            f"{share:.0%} of the matmul rate; "
+            f"rewards {middle('time/score'):.2f} s, reference {middle('time/reference'):.2f} s"
         )
 
 

@@ -46,7 +46,9 @@ def train(texts: Iterable[str], path: epath.Path, *, vocabulary: int) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(f"a vocabulary of {vocabulary} pieces does not fit the corpus: {str(error).splitlines()[-1]}")
+        raise UserError(
+            f"a vocabulary of {vocabulary} pieces does not fit the corpus: {str(error).splitlines()[-1]}"
+        ) from error
     write_atomically(path, model.getvalue())
 
 

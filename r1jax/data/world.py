@@ -1,8 +1,8 @@
 """The miniature world: questions with one checkable answer, and the small web that the base model reads.
 
 A question is a chain of single-digit operations read from left to right modulo 10 (`7+5*3-8+2` is 0), of 2 to 8
-operations (its difficulty), posed in English or in Chinese. No operation stands twice in a chain: a model of two layers
-finds its place by the last operation it worked, and would lose it there. The web has three kinds of documents:
+operations (its difficulty), posed in English or in Chinese. No operand stands twice in a chain: a model of two layers
+finds its place by the last operand it worked with, and would lose it there. The web has three kinds of documents:
 
 - textbooks: the chain worked step by step, four tokens a step (`+5=2`). A step slips now and then; careful writers
   recompute every step, notice ("wait") and mend the slip: twice as long, and right more often. Half of the pages keep a
@@ -35,7 +35,6 @@ from r1jax.data.questions import Question
 tfds.disable_progress_bar()  # r1jax shows its own
 
 DIFFICULTIES = tuple(range(2, 9))
-_OPERATIONS = [(op, operand) for op in "+-*" for operand in range(10)]
 _APPLY = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
 _ASK = {
     "en": ("What is {}?", "Compute {}.", "What does {} give?"),
@@ -110,9 +109,9 @@ class World:
     careful: float = 0.25
     mixed: float = 0.1
     stray_tag: float = 0.5
-    bare: float = 0.55
-    tagged_bare: float = 0.15
-    worked: float = 0.15
+    bare: float = 0.62
+    tagged_bare: float = 0.17
+    worked: float = 0.08
     informed: float = 0.15
 
     def __post_init__(self):
@@ -231,7 +230,8 @@ def _fresh_chain(rng: random.Random, split: str, seen: set[Chain]) -> Chain:
     weights = [1 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
     length = rng.choices(DIFFICULTIES, weights)[0]
     while True:
-        chain = Chain(rng.randrange(10), tuple(rng.sample(_OPERATIONS, length)))
+        operands = rng.sample(range(10), length)
+        chain = Chain(rng.randrange(10), tuple((rng.choice("+-*"), operand) for operand in operands))
         if chain not in seen and _split_of(chain) == split:
             seen.add(chain)
             return chain

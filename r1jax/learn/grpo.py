@@ -7,8 +7,8 @@ For a sequence i of a group, token t, ratio r = pi / pi_old and advantage A:
 The named algorithms (GRPO, Dr. GRPO, DAPO, GSPO, CISPO, RLOO) are gin files over these choices (configs/algorithms/).
 Advantages and weights are computed over a whole rollout or minibatch before it is split over devices and microbatches,
 so the loss is a plain sum.
-Traps: k1 in the loss has an expected gradient of zero on policy; with a clip of 10 (DeepSeek-R1's value) the lower bound
-never binds, and negative advantages are unbounded unless `dual_clip` is set.
+Traps: k1 in the loss has an expected gradient of zero on policy; with a clip of 10 (DeepSeek-R1's value) the lower
+bound never binds, and negative advantages are unbounded unless `dual_clip` is set.
 """
 
 import dataclasses
@@ -42,7 +42,8 @@ class Grpo:
     advantage: 'std': (r - mean) / (std + std_eps) in the group, std over n; 'mean': r - mean; 'leave_one_out': r minus
         the mean of the others.
     kl, kl_weight: estimator of D, in the loss: k1 = log pi/ref, k2 = k1^2 / 2, k3 = ref/pi - log ref/pi - 1.
-    mismatch: correction by w = pi_old / pi_sampled per token, with pi_old scored anew: 'truncate': min(w, mismatch_cap);
+    mismatch: correction by w = pi_old / pi_sampled per token, with pi_old scored anew: 'truncate': min(w,
+    mismatch_cap);
         'mask': tokens outside [1 / mismatch_cap, mismatch_cap] drop out; None: pi_old is what the sampler recorded.
     mask_truncated: responses that ran into the token limit carry no loss (DAPO's overlong filter).
     """
@@ -90,7 +91,8 @@ class Grpo:
 
 
 def advantages(rewards_QG: np.ndarray, hp: Grpo) -> np.ndarray:
-    """Advantages [questions, samples] of a rollout's rewards; float64 in, float32 out. A group without variance gets 0."""
+    """Advantages [questions, samples] of a rollout's rewards; float64 in, float32 out. A group without variance gets
+    0."""
     rewards = np.asarray(rewards_QG, np.float64)
     centred = rewards - rewards.mean(1, keepdims=True)
     match hp.advantage:
@@ -131,7 +133,8 @@ def loss(policy: lm.Policy, batch: PolicyBatch, *, hp: Grpo, model: Model):
 def terms(
     logp_BT: jax.Array, batch: PolicyBatch, *, hp: Grpo, layout: Layout
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss as a function of the policy's log-probabilities, and sums for the metrics (each over response tokens)."""
+    """The loss as a function of the policy's log-probabilities, and sums for the metrics (each over response
+    tokens)."""
     live = batch.weights > 0
     logp = jnp.where(live, logp_BT, 0.0)
     old, sampled, reference = (

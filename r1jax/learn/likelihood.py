@@ -28,7 +28,8 @@ class Model(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """logp [B, T] of the targets and entropy [B, T] of their distribution, both in nats, float32; the experts' loads."""
+    """logp [B, T] of the targets and entropy [B, T] of their distribution, both in nats, float32; the experts'
+    loads."""
 
     logp: jax.Array
     entropy: jax.Array

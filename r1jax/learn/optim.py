@@ -10,14 +10,16 @@ from r1jax.base.fields import check, require
 
 
 def _matrices(params):
-    """Which parameters decay: matrices, no norms or biases (a stack of norms over layers has two dimensions as well)."""
+    """Which parameters decay: matrices, no norms or biases (a stack of norms over layers has two dimensions as
+    well)."""
     return jax.tree_util.tree_map_with_path(lambda path, w: not path[-1].key.endswith(("scale", "bias")), params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
     """learning_rate: the peak, reached after `warmup` optimizer steps. schedule: 'constant' or 'cosine' down to
-    `final` x the peak at the run's last step. clip: bound of the gradient's global norm. moments: dtype of the first one.
+    `final` x the peak at the run's last step. clip: bound of the gradient's global norm. moments: dtype of the first
+    one.
     """
 
     learning_rate: float

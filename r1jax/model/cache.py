@@ -1,7 +1,7 @@
 """The cache of one layer: a dict of arrays [B, S, ...], the latent of MLA or the keys and values of GQA.
 
-`entries` are the same dict for new tokens, [B, T, ...]. Every function keeps the arrays' sharding; writing is local to a
-row, so it runs inside `shard_map`.
+`entries` are the same dict for new tokens, [B, T, ...]. Every function keeps the arrays' sharding; writing is local to
+a row, so it runs inside `shard_map`.
 """
 
 from functools import partial

@@ -42,7 +42,8 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rope:
-    """Rotary positions. interleaved: rotates pairs (0, 1), (2, 3), ... as DeepSeek does, else (0, R/2), (1, R/2+1), ..."""
+    """Rotary positions. interleaved: rotates pairs (0, 1), (2, 3), ... as DeepSeek does, else (0, R/2), (1, R/2+1),
+    ..."""
 
     theta: float = 10_000.0
     interleaved: bool = False
@@ -54,7 +55,8 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mla:
-    """Multi-head latent attention (DeepSeek-V3, 2412.19437, equations 1 to 11); query_rank None: q comes straight from D."""
+    """Multi-head latent attention (DeepSeek-V3, 2412.19437, equations 1 to 11); query_rank None: q comes straight from
+    D."""
 
     heads: int
     query_rank: int | None

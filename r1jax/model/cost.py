@@ -9,7 +9,8 @@ from r1jax.model.layout import Layout
 
 
 def active_weights(cfg: Transformer) -> float:
-    """Weights that multiply one token: all matrices but the embedding's look-up, of the routed experts the active share."""
+    """Weights that multiply one token: all matrices but the embedding's look-up, of the routed experts the active
+    share."""
     with jax.sharding.use_abstract_mesh(Mesh().abstract()):
         params = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg, Layout(Mesh()))).params
     total = 0.0

@@ -53,7 +53,8 @@ def project(x: jax.Array, w: jax.Array, spec: jax.P, *, contracted: int = 1, pre
 
 
 class Weight(nn.Module):
-    """One weight matrix: stored sharded, returned gathered for use. `dims` names each dimension's role in the Layout."""
+    """One weight matrix: stored sharded, returned gathered for use. `dims` names each dimension's role in the
+    Layout."""
 
     shape: tuple[int, ...]
     dims: tuple[str, ...]

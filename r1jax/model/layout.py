@@ -4,7 +4,8 @@ Tokens go over (data, fsdp, expert) x context. Experts go over expert, then fsdp
 optimizer state, goes over (fsdp, expert), heads and widths over tensor. An axis of size 1 is left out of the specs, so
 that on one device nothing is sharded and every reshape is free.
 
-A weight is stored by its `*_stored` role and gathered over (fsdp, expert) where it is used; under `jax.grad` that gather
+A weight is stored by its `*_stored` role and gathered over (fsdp, expert) where it is used; under `jax.grad` that
+gather
 becomes the reduce-scatter of its gradient. For decoding, `resident=True` stores weights as they are used: a gather per
 token would dwarf the work.
 """
@@ -91,7 +92,8 @@ class Layout:
         return P()
 
     def stored(self, *dims: str) -> P:
-        """The spec of a stored weight; per dimension: 'store' the sharded one, 'tensor', 'expert', 'expert_store', ''."""
+        """The spec of a stored weight; per dimension: 'store' the sharded one, 'tensor', 'expert', 'expert_store',
+        ''."""
         axes = {"store": self.store, "tensor": self.tensor, "expert": self.axes("expert"), "": None}
         return P(*(axes[dim] if dim != "expert_store" else self.expert_store for dim in dims))
 

@@ -1,8 +1,8 @@
 """The language model: packed rows in, hidden states out; and the three things one does with it.
 
 `forward` trains and scores packed rows. `prefill` and `decode` generate, on a `view` of the same policy: cast, laid out
-for decoding and split per layer, since slicing stacked weights inside a loop costs more than the layer's work. All three
-are pure functions of a `Policy`, through the same modules.
+for decoding and split per layer, since slicing stacked weights inside a loop costs more than the layer's work. All
+three are pure functions of a `Policy`, through the same modules.
 
 Training scans the layers, dense ones first, so that 61 layers compile like two.
 """
@@ -34,8 +34,8 @@ class Policy:
 
 @flax.struct.dataclass
 class Rows:
-    """Packed sequences, each array [B, T] int32. positions count from 0 in each sequence; segments tell the sequences of
-    a row apart, 0 is padding; targets are the tokens that follow, 0 where the sequence has ended."""
+    """Packed sequences, each array [B, T] int32. positions count from 0 in each sequence; segments tell the sequences
+    of a row apart, 0 is padding; targets are the tokens that follow, 0 where the sequence has ended."""
 
     tokens: jax.Array
     positions: jax.Array
@@ -78,7 +78,8 @@ class Block(nn.Module):
 
 
 class Lm(nn.Module):
-    """The whole model. split: parameters are per layer (`view`), not stacked. keep: entries are returned for a cache."""
+    """The whole model. split: parameters are per layer (`view`), not stacked. keep: entries are returned for a
+    cache."""
 
     cfg: Transformer
     layout: Layout
@@ -128,7 +129,8 @@ class Lm(nn.Module):
         return Output(y_BTD, head_DX, mtp_BTD, out, entries if self.keep else None)
 
     def _stack(self, name: str, is_moe: bool, count: int):
-        """The layers of one kind as one scan over stacked parameters: (x, bias_NE, positions, segments) -> (x, load)."""
+        """The layers of one kind as one scan over stacked parameters: (x, bias_NE, positions, segments) -> (x,
+        load)."""
 
         class Layer(nn.Module):  # what one turn of the scan does: no cache, no entries
             cfg: Transformer
@@ -156,8 +158,8 @@ class Lm(nn.Module):
     def _predict_further(self, x_BTD, next_BTD, rows: Rows, router: dict):
         """V3 equations 21 to 23 at depth 1: one more block on [norm(embedding of the target); norm(hidden)].
 
-        Traps: the order of the two (the paper prints the reverse), and the hidden states being those after the final norm
-        (it does not say), are how Hugging Face and vLLM run the released weights."""
+        Traps: the order of the two (the paper prints the reverse), and the hidden states being those after the final
+        norm (it does not say), are how Hugging Face and vLLM run the released weights."""
         c, lay = self.cfg, self.layout
         both = jnp.concatenate(
             [RmsNorm(c.norm_eps, name="mtp_embed_norm")(next_BTD), RmsNorm(c.norm_eps, name="mtp_hidden_norm")(x_BTD)],

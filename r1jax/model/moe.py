@@ -3,8 +3,8 @@
     s = sigmoid(x R)    chosen = top-A of s + b inside the best groups    g = scale * s / sum of the chosen s
     y = shared(x) + sum over the chosen of g_e expert_e(x)
 
-The bias b selects and never weighs; it is moved by the load, outside (learn/), never by the gradient. Padding goes to no
-expert. On one expert shard no token is dropped. Across shards a token travels by `all_to_all` in buffers of a stated
+The bias b selects and never weighs; it is moved by the load, outside (learn/), never by the gradient. Padding goes to
+no expert. On one expert shard no token is dropped. Across shards a token travels by `all_to_all` in buffers of a stated
 capacity; tokens that found no room are counted in `unserved`, and the step that sees a count recomputes.
 Trap: the groups that lost are masked by -inf; a mask of 0 would win against negative biased scores.
 """
@@ -22,7 +22,8 @@ from r1jax.model.layout import Layout
 
 
 class Load(NamedTuple):
-    """What one layer did: tokens per expert [E], tokens unserved [], the sequence-wise balance loss [] (sum over rows)."""
+    """What one layer did: tokens per expert [E], tokens unserved [], the sequence-wise balance loss [] (sum over
+    rows)."""
 
     tokens_E: jax.Array
     unserved: jax.Array
@@ -50,7 +51,8 @@ def route(scores_BTE: jax.Array, bias_E: jax.Array, moe: Moe) -> tuple[jax.Array
 
 
 def balance_loss(scores_BTE: jax.Array, live_BT: jax.Array, moe: Moe) -> jax.Array:
-    """V3 equations 17 to 20, summed over rows: E/A * sum over experts of (share of tokens choosing it) x (mean score)."""
+    """V3 equations 17 to 20, summed over rows: E/A * sum over experts of (share of tokens choosing it) x (mean
+    score)."""
     live_BT1 = live_BT[..., None].astype(jnp.float32)
     count_B1 = jnp.maximum(live_BT1.sum(1), 1.0)
     threshold = jax.lax.top_k(scores_BTE, moe.active)[0][..., -1:]

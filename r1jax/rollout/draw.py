@@ -1,6 +1,7 @@
 """Drawing a token: temperature, then top-k and top-p, then one uniform number by inverse CDF.
 
-One uniform per draw instead of one Gumbel number per vocabulary entry. Log-probabilities are those after the temperature
+One uniform per draw instead of one Gumbel number per vocabulary entry. Log-probabilities are those after the
+temperature
 and before the filters; `mass` is the probability that the filters left, so that the filtered one can be had as well.
 """
 
@@ -52,7 +53,8 @@ def _smallest(p_BX: jax.Array, enough) -> jax.Array:
 
 
 def inverse_cdf(p_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:
-    """The first index whose cumulative (unnormalised) probability passes uniform x total: in blocks of about sqrt(X)."""
+    """The first index whose cumulative (unnormalised) probability passes uniform x total: in blocks of about
+    sqrt(X)."""
     B, X = p_BX.shape
     size = math.ceil(math.sqrt(X))
     blocks = -(-X // size)

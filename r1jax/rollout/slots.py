@@ -24,8 +24,8 @@ from r1jax.rollout.sampler import Prompts, Sample, Sampler
 
 @flax.struct.dataclass
 class _Slots:
-    """What every slot is at, each [B]: item in the shard's queue (question x G + sample), tokens drawn so far, the cache
-    position of the next token, whether a sample is in it."""
+    """What every slot is at, each [B]: item in the shard's queue (question x G + sample), tokens drawn so far, the
+    cache position of the next token, whether a sample is in it."""
 
     item: jax.Array
     drawn: jax.Array
@@ -55,8 +55,8 @@ def generate(
 ) -> tuple[Sample, jax.Array]:
     """Samples G responses to each of Q questions -> (Sample, turns of the loop).
 
-    key: fold_in(seed, rollout). Q and `sampler.slots` are multiples of the number of row shards; the questions of a shard
-    are consecutive. view: `model.lm.view` of the policy, in `layout`.
+    key: fold_in(seed, rollout). Q and `sampler.slots` are multiples of the number of row shards; the questions of a
+    shard are consecutive. view: `model.lm.view` of the policy, in `layout`.
     """
     shards = layout.mesh.data * layout.mesh.fsdp * layout.mesh.expert
     Q, G, B = prompts.tokens.shape[0], sampler.samples, min(sampler.slots, prompts.tokens.shape[0] * sampler.samples)

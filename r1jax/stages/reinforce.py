@@ -88,7 +88,7 @@ class Run:
         )
         require(
             self.steps % self.minibatches == 0,
-            f"reinforce.Run.steps {self.steps} is no multiple of minibatches {self.minibatches}: it ends inside a rollout",
+            f"reinforce.Run.steps {self.steps} is no multiple of minibatches {self.minibatches}: a rollout would end half",
         )
         require(
             self.reference_every is None or self.reference_every % self.minibatches == 0,
@@ -122,10 +122,10 @@ def describe(cfg: Run, place: Place) -> list[str]:
     s, share = cfg.sampler, cfg.sequences // cfg.minibatches
     return [
         f"{lm.count(policy):,} parameters on {cfg.mesh}; rollout on {cfg.mesh.for_rollout}",
-        f"{cfg.questions} questions x {s.samples} samples = {cfg.sequences} sequences a rollout, {s.slots} at once, of at "
-        f"most {s.prompt_tokens} + {s.response_tokens} tokens",
-        f"{cfg.minibatches} minibatches of {share} sequences = {cfg.minibatches} optimizer steps a rollout, each in at most "
-        f"{cfg.shape.microbatches(share, s.window)} microbatches of {cfg.rows} rows x {cfg.row_length} tokens",
+        f"{cfg.questions} questions x {s.samples} samples = {cfg.sequences} sequences a rollout, {s.slots} at once, "
+        f"of at most {s.prompt_tokens} + {s.response_tokens} tokens",
+        f"{cfg.minibatches} minibatches of {share} sequences = {cfg.minibatches} optimizer steps a rollout, each in at "
+        f"most {cfg.shape.microbatches(share, s.window)} microbatches of {cfg.rows} rows x {cfg.row_length} tokens",
         f"{cfg.steps} optimizer steps = {cfg.steps // cfg.minibatches} rollouts; "
         + (
             "the reference stays" if cfg.reference_every is None else f"reference refreshed every {cfg.reference_every}"
