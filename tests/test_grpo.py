@@ -134,7 +134,7 @@ def test_kl_term_by_hand():
 
 
 def test_mismatch_by_hand():
-    """pi_old / pi_sampled of 1, 3 and 1/3, on policy, advantages 1 and 0: cut at 2, (1 + 2 + 1/3) / 6; masked, 1 / 6."""
+    """pi_old / pi_sampled of 1, 3 and 1/3, on policy, advantages 1 and 0: cut, (1 + 2 + 1/3) / 6; masked, 1 / 6."""
     batch = tiny(0, [1, 0], mismatch=np.log([1, 3, 1 / 3]))
     with small.on(Mesh()):
         assert loss_of(batch, kl_weight=0.0) == pytest.approx(-3 / 6, abs=1e-6)
@@ -171,7 +171,7 @@ def test_kl_estimators():
 
 
 def test_expected_kl_and_its_gradient():
-    """Over all 6 tokens of a distribution: k1 and k3 have the divergence as their mean; the mean gradient of k1 is zero,
+    """Over all 6 tokens of a distribution: k1 and k3 have the divergence as their mean; the mean gradient of k1 is 0,
     of k2 that of KL(pi || ref), of k3 that of KL(ref || pi)."""
     rng = np.random.default_rng(1)
     z, ref = jnp.float32(rng.normal(size=6)), jax.nn.log_softmax(jnp.float32(rng.normal(size=6)))
@@ -270,7 +270,7 @@ def placed(values, held, members, shape):
 
 
 def computed(logp, held, members, shape: Shape, hp: Grpo, layout: Layout):
-    """Loss, gradient [M, B, T] and sums of packed rows, added up over the microbatches. What stands at padding is no number."""
+    """Loss, gradient [M, B, T] and sums of packed rows, added up over the microbatches; padding holds no numbers."""
     batch, count = batch_of(held, members, shape, hp, 1.0, layout)
     packed = placed(logp, held, members, shape)
     packed = np.where(np.asarray(batch.weights) > 0, packed, np.nan).astype(np.float32)
