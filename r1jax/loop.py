@@ -6,15 +6,19 @@ Metrics of step n are read when step n + 1 is under way, so the device never wai
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
+import optax
 
 from r1jax.base.checkpoint import Store
 from r1jax.base.fields import UserError, check, require
+from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import Journal
 from r1jax.base.place import Place
 from r1jax.base.progress import Progress
 from r1jax.base.stop import Stop, Stopped
+from r1jax.learn.update import update
 
 SKIPS = 3  # non-finite gradients in a row that end a run
 
@@ -130,6 +134,21 @@ class Loop:
         elif self._tracing and (step is None or step - self._first >= self.place.profile):
             jax.profiler.stop_trace()
             self._tracing = False
+
+
+def ladder(
+    loss: Callable[[float], Callable],
+    capacities: Sequence[float],
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    bias_rate: float,
+) -> list[Callable]:
+    """The jitted update at each capacity, lowest first, for `apply`; `loss(capacity)` is what `update` wants.
+
+    On one expert shard there is room for every token, so there is one rung."""
+    step = partial(update, optimizer=optimizer, bias_rate=bias_rate)
+    rungs = capacities if mesh.expert > 1 else capacities[:1]
+    return [jax.jit(partial(step, loss=loss(capacity)), donate_argnums=0) for capacity in rungs]
 
 
 def apply(ladder: Sequence[Callable], state, *args, name: str):

@@ -65,7 +65,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
     responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
     s = cfg.sampler
     return [
-        f"{cfg.questions} questions of split {cfg.split} x {s.samples} samples, temperature {s.temperature}, top-p {s.top_p}",
+        f"{cfg.questions} {cfg.split} questions x {s.samples} samples, temperature {s.temperature}, top-p {s.top_p}",
         f"{cfg.chunk} questions at a time, {s.slots} sequences at once, on {cfg.mesh.for_rollout}",
     ]
 

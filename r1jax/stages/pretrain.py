@@ -23,7 +23,7 @@ from r1jax.learn import update
 from r1jax.learn.likelihood import Model, next_token_loss
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import Batch, State
-from r1jax.loop import Loop, Saving, apply
+from r1jax.loop import Loop, Saving, apply, ladder
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -64,6 +64,7 @@ class Run:
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
+    cfg.optimizer.rate(cfg.steps)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     return [
@@ -90,25 +91,15 @@ def run(cfg: Run, place: Place) -> None:
         else:
             step, arrays, _ = found
             state = State.of(arrays)
-        ladder = [
-            jax.jit(
-                partial(
-                    update.update,
-                    loss=partial(
-                        next_token_loss,
-                        model=Model(cfg.model, cfg.layout, capacity, cfg.remat),
-                        mtp_weight=cfg.mtp_weight,
-                    ),
-                    optimizer=optimizer,
-                    bias_rate=cfg.bias_rate,
-                ),
-                donate_argnums=0,
-            )
-            for capacity in (cfg.capacities if cfg.mesh.expert > 1 else cfg.capacities[:1])
-        ]
+
+        def loss(capacity):
+            model = Model(cfg.model, cfg.layout, capacity, cfg.remat)
+            return partial(next_token_loss, model=model, mtp_weight=cfg.mtp_weight)
+
+        rungs = ladder(loss, cfg.capacities, cfg.mesh, optimizer, cfg.bias_rate)
         while step < cfg.steps:
             batch, count, tokens = _batch(cfg, packed, step)
-            state, metrics = apply(ladder, state, batch, count, name=place.name)
+            state, metrics = apply(rungs, state, batch, count, name=place.name)
             step += 1
             loop.record(step, metrics, shown=("loss", "time/tokens_per_second"), tokens=tokens)
             loop.checkpoint(step, lambda: state.items(), {"step": step})  # noqa: B023

@@ -31,7 +31,7 @@ from r1jax.learn.grpo import Grpo
 from r1jax.learn.likelihood import Model, score_all
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import State
-from r1jax.loop import Loop, Saving, apply
+from r1jax.loop import Loop, Saving, apply, ladder
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -88,7 +88,7 @@ class Run:
         )
         require(
             self.steps % self.minibatches == 0,
-            f"reinforce.Run.steps {self.steps} is no multiple of minibatches {self.minibatches}: a rollout would end half",
+            f"reinforce.Run.steps {self.steps} is no multiple of minibatches {self.minibatches}: it ends inside one",
         )
         require(
             self.reference_every is None or self.reference_every % self.minibatches == 0,
@@ -117,6 +117,7 @@ class Run:
 
 def describe(cfg: Run, place: Place) -> list[str]:
     responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
+    cfg.optimizer.rate(cfg.steps)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     s, share = cfg.sampler, cfg.sequences // cfg.minibatches
@@ -161,18 +162,11 @@ def run(cfg: Run, place: Place) -> None:
             reference = first()
         else:
             reference = references.restore(host["reference"], {"policy": policy_shapes})[0]["policy"]
-        ladder = [
-            jax.jit(
-                partial(
-                    update.update,
-                    loss=partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, capacity, cfg.remat)),
-                    optimizer=optimizer,
-                    bias_rate=cfg.bias_rate,
-                ),
-                donate_argnums=0,
-            )
-            for capacity in (cfg.capacities if cfg.mesh.expert > 1 else cfg.capacities[:1])
-        ]
+
+        def loss(capacity):
+            return partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, capacity, cfg.remat))
+
+        rungs = ladder(loss, cfg.capacities, cfg.mesh, optimizer, cfg.bias_rate)
         # Scoring has no second try, so it takes the room for the worst case.
         scores = jax.jit(partial(score_all, model=Model(cfg.model, cfg.layout, float(cfg.mesh.expert), False)))
 
@@ -187,7 +181,7 @@ def run(cfg: Run, place: Place) -> None:
             batch, count = experience.batch_of(
                 held, members, cfg.shape, cfg.algorithm, cfg.sampler.temperature, cfg.layout
             )
-            state, metrics = apply(ladder, state, batch, count, name=place.name)
+            state, metrics = apply(rungs, state, batch, count, name=place.name)
             metrics = _means(metrics)
             host |= {"step": host["step"] + 1, "left": host["left"] - 1}
             tokens = int((held.ends - held.starts)[members].sum())
@@ -249,7 +243,7 @@ def _rollout(cfg: Run, host: dict, pool, responder, tokenizer, scores, policy, r
         told.append(_told(grades, rewards, parts, sampled))
         told[-1] |= {"time/rollout": scored_at - began, "time/score": time.monotonic() - scored_at}
         if host["rollout"] % cfg.show_every == 0:
-            loop.journal.samples(host["step"], _records(cfg, questions, sampled, grades, rewards, tokenizer))
+            loop.journal.samples(host["step"] + 1, _records(cfg, questions, sampled, grades, rewards, tokenizer))
         host |= {"position": host["position"] + cfg.questions, "rollout": host["rollout"] + 1}
         groups = [(sampled, rewards, q) for q in range(cfg.questions)]
         if cfg.dynamic_sampling is None:
