@@ -25,7 +25,7 @@ SKIPS = 3  # non-finite gradients in a row that end a run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Saving:
-    """A checkpoint every `every` steps, of which the `latest` newest stay."""
+    """A checkpoint every `every` steps, of which the `latest` newest stay, and what they build on."""
 
     every: int
     latest: int = 2
@@ -50,7 +50,7 @@ class Loop:
 
     def __init__(self, place: Place, steps: int, saving: Saving):
         self.place, self.steps, self.saving = place, steps, saving
-        self.store = Store(place.folder / "checkpoints", latest=saving.latest)
+        self.store = Store(place.folder / "checkpoints", latest=saving.latest, builds_on="reference")
         self.journal = Journal(place.folder)
         self._stop, self._progress = Stop(), Progress(place.name, steps)
         self._pending: Callable[[], None] | None = None
@@ -96,10 +96,12 @@ class Loop:
         if before is not None:
             before()
 
-    def checkpoint(self, step: int, arrays: Callable[[], dict], host: dict) -> None:
-        """Saves where a checkpoint is due or a stop was asked for; in the latter case raises Stopped."""
+    def checkpoint(self, step: int, arrays: Callable[[], dict], host: dict, due: bool = False) -> None:
+        """Saves where a checkpoint is due or a stop was asked for; in the latter case raises Stopped.
+
+        host["reference"], where it is there, names a step whose checkpoint is still needed."""
         stop = self._stop.asked() and step < self.steps
-        if stop or step == self.steps or step % self.saving.every == 0:
+        if stop or due or step == self.steps or step % self.saving.every == 0:
             self.flush()
             if step != self._saved:
                 self.store.save(step, arrays(), host)

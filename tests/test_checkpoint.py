@@ -110,6 +110,22 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
     assert Store(tmp_path).steps() == [2, 4, 5]
 
 
+def test_what_the_newest_build_on_is_kept(tmp_path):
+    bases = {1: None, 2: None, 3: 3, 4: 3, 5: 3, 6: 6, 7: 6}
+    kept = {4: [3, 4], 5: [3, 4, 5], 6: [3, 5, 6], 7: [6, 7]}
+    for steps in ([1, 2, 3, 4], [5], [6, 7]):  # and the next process knows it
+        store = Store(tmp_path, builds_on="base")
+        host = {}
+        for step in steps:
+            host |= {"base": bases[step]}
+            store.save(step, {"policy": jnp.full(3, step)}, host)
+            host |= {"base": 1}  # the caller's own from here on
+            store.wait()
+            assert step not in kept or store.steps() == kept[step]
+            assert store.host(step) == {"base": bases[step]}
+        store.close()
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -19,8 +19,8 @@ def test_cut_then_go_on_equals_never_stopped(tmp_path):
     write(tmp_path / "whole", range(1, 9))
     write(tmp_path / "broken", range(1, 7))
     for name in ("metrics.jsonl", "samples.jsonl"):
-        with open(tmp_path / "broken" / name, "a") as file:
-            file.write('{"step": 7, "lo')  # killed in the middle of a line
+        with open(tmp_path / "broken" / name, "ab") as file:
+            file.write('{"step": 7, "text": "七'.encode()[:-1])  # killed in the middle of a line, even of a letter
     Journal(tmp_path / "broken").cut(4)
     write(tmp_path / "broken", range(5, 9))
     for name in ("metrics.jsonl", "samples.jsonl"):

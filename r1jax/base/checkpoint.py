@@ -9,10 +9,12 @@ not change them after `save`. Orbax's own `max_to_keep` with a best metric delet
 policy of the latest and the best; without `best_fn` as well, the metrics would never reach the disk.
 """
 
+import copy
 import json
 import logging
 import operator
 import sys
+from collections.abc import Callable
 
 import absl.logging
 import jax
@@ -30,13 +32,23 @@ absl.logging.set_verbosity("error")  # Orbax tells its life story at lower level
 class Store:
     """The checkpoints under `folder`. Reading creates nothing; the first `save` makes the folder.
 
-    Keeps the `latest` newest steps and, with best > 0, the `best` ones with the highest `metric`.
+    Keeps the `latest` newest steps, with best > 0 the `best` ones with the highest `metric`, and what the newest build
+    on: an older step that their `host` names under the key `builds_on`.
     """
 
-    def __init__(self, folder: epath.PathLike, *, latest: int = 2, best: int = 0, metric: str | None = None):
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        *,
+        latest: int = 2,
+        best: int = 0,
+        metric: str | None = None,
+        builds_on: str | None = None,
+    ):
         self.folder = epath.Path(folder).resolve()
+        self._builds_on, self._saved = builds_on, {}
         policy = ocp.checkpoint_managers
-        keep, best_fn = [policy.LatestN(latest)], None
+        keep, best_fn = [policy.LatestN(latest), _BuiltOn(latest, self._base)], None
         if best:
             best_fn = operator.itemgetter(metric)
             keep.append(policy.BestN(get_metric_fn=best_fn, n=best, keep_checkpoints_without_metrics=False))
@@ -62,7 +74,8 @@ class Store:
             self._manager = ocp.CheckpointManager(self.folder, options=self._options)
         items = {name: _nest(_flat(tree)) for name, tree in arrays.items()}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if tree}  # Orbax refuses empty ones
-        saves["host"] = ocp.args.JsonSave(host)
+        self._saved = {step: copy.deepcopy(host)}  # written in the background, while the caller moves on
+        saves["host"] = ocp.args.JsonSave(self._saved[step])
         self._manager.save(step, args=ocp.args.Composite(**saves), metrics=metrics, force=True)
 
     def restore(self, step: int, like: dict[str, Tree]) -> tuple[dict[str, Tree], dict]:
@@ -95,6 +108,13 @@ class Store:
             self._manager.close()
             self._manager = None
 
+    def _base(self, step: int) -> int | None:
+        """The step that a step builds on; the one that is being saved is not on the disk yet."""
+        if self._builds_on is None:
+            return None
+        host = self._saved[step] if step in self._saved else self.host(step)
+        return host.get(self._builds_on)
+
     def _path(self, step: int) -> epath.Path:
         path = self.folder / str(step)
         if not path.exists():
@@ -113,6 +133,17 @@ class Store:
             wanted = _read(path, wanted)
         leaves = [wanted[key] for key in _flat(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+class _BuiltOn(ocp.checkpoint_managers.PreservationPolicy):
+    """Preserves the steps that the `latest` newest build on."""
+
+    def __init__(self, latest: int, base: Callable[[int], int | None]):
+        self._latest, self._base = latest, base
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        bases = {self._base(checkpoint.step) for checkpoint in checkpoints[-self._latest :]}
+        return [checkpoint.step in bases for checkpoint in checkpoints]
 
 
 def _flat(tree: Tree) -> dict[tuple[str, ...], object]:

@@ -66,7 +66,8 @@ def read(path: epath.PathLike) -> list[dict]:
 
 
 def _lines(path: epath.Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")[:-1]  # after the last newline: nothing, or a torn line
+    whole = path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a line torn within a letter even
+    return [line.decode() for line in whole]
 
 
 def _number(value) -> float:

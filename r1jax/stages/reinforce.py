@@ -149,7 +149,6 @@ def run(cfg: Run, place: Place) -> None:
             like["rollout"] = experience.shapes(cfg.sequences, cfg.sampler.window)
         found = loop.restore(like)
         first = lambda: load(place.other(cfg.init), policy_shapes)  # noqa: E731
-        references = Store(place.folder / "references", latest=2)  # the last checkpoint may still want the one before
         if found is None:
             state = jax.jit(partial(update.init, optimizer=optimizer))(first())
         else:
@@ -161,7 +160,7 @@ def run(cfg: Run, place: Place) -> None:
         elif host["reference"] is None:
             reference = first()
         else:
-            reference = references.restore(host["reference"], {"policy": policy_shapes})[0]["policy"]
+            reference = loop.store.restore(host["reference"], {"policy": policy_shapes})[0]["policy"]
 
         def loss(capacity):
             return partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, capacity, cfg.remat))
@@ -189,14 +188,12 @@ def run(cfg: Run, place: Place) -> None:
                 jax.block_until_ready(state)
                 told |= {"time/update": time.monotonic() - began, "update/tokens": float(held.ends[members].sum())}
             loop.record(host["step"], metrics | told, SHOWN, tokens)
-            if reference is not None and cfg.reference_every and host["step"] % cfg.reference_every == 0:
+            refresh = reference is not None and cfg.reference_every and host["step"] % cfg.reference_every == 0
+            if refresh:  # always a checkpoint, whose policy is the reference of those that follow
                 reference = jax.tree.map(lambda w: w.copy(), state.policy)
-                if host["step"] not in references.steps():  # it is there where a killed run got this far
-                    references.save(host["step"], {"policy": reference}, {})
-                    references.wait()
                 host |= {"reference": host["step"]}
             items = lambda: state.items() | ({"rollout": held} if host["left"] else {})  # noqa: B023, E731
-            loop.checkpoint(host["step"], items, dict(host))  # saved in the background, while host moves on
+            loop.checkpoint(host["step"], items, host, due=bool(refresh))
         loop.store.wait()
     records = read(place.folder / "metrics.jsonl")
     curves(records, place.folder / "plots")
