@@ -15,7 +15,7 @@ X = 32  # vocabulary
 EOS = 2
 ONE = Layout(Mesh())
 
-# Every part of DeepSeek-V3 but YaRN; weights large enough that tokens differ in what they do.
+# Every part of DeepSeek-V3 but YaRN.
 MOE = config.Transformer(
     vocabulary=X,
     width=16,
@@ -26,7 +26,6 @@ MOE = config.Transformer(
     rope=config.Rope(interleaved=True),
     moe=config.Moe(experts=8, active=2, shared=1, width=8, groups=2, top_groups=1, scale=2.5, balance_loss=0.1),
     mtp=1,
-    init_std=0.3,
 )
 DENSE = config.Transformer(
     vocabulary=X,
@@ -37,7 +36,6 @@ DENSE = config.Transformer(
     attention=config.Gqa(heads=4, kv_heads=2, head_dim=4, bias=True, qk_norm=True),
     rope=config.Rope(),
     tied=True,
-    init_std=0.3,
 )
 
 
@@ -49,12 +47,23 @@ def on(mesh: Mesh):
         yield
 
 
-def policy(cfg: config.Transformer, layout: Layout) -> lm.Policy:
-    """The same weights on every mesh; balancing biases that change which experts are chosen."""
-    fresh = jax.jit(lambda key: lm.init(key, cfg, layout))(jax.random.key(0))
+def draw(shapes, std: float):
+    """Random arrays of these shapes, laid out as they say; those of norms are around one. The same on every mesh.
+
+    Drawn by numpy: compiling the initialisation would take longer than most of what is tested with it."""
     rng = np.random.default_rng(0)
-    router = {name: rng.normal(0, 0.1, b.shape).astype(np.float32) for name, b in sorted(fresh.router.items())}
-    return fresh.replace(router={name: collate.put(bias, jax.P()) for name, bias in router.items()})
+
+    def one(path, leaf):
+        noise = rng.normal(0, std, leaf.shape).astype(np.float32)
+        return collate.put(noise + (path[-1].key == "scale"), leaf.sharding.spec)
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def policy(cfg: config.Transformer, layout: Layout) -> lm.Policy:
+    """Weights of which every part matters, norms, biases and balancing biases as well."""
+    shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg, layout))
+    return lm.Policy(params=draw(shapes.params, 0.3), router=draw(shapes.router, 0.1))
 
 
 def experience(seed: int, sequences: int, window: int) -> Experience:
@@ -77,3 +86,13 @@ def experience(seed: int, sequences: int, window: int) -> Experience:
         advantages=rng.normal(0, 1, sequences).astype(np.float32),
         order=rng.permutation(sequences).astype(np.int32),
     )
+
+
+def rows(cfg: config.Transformer, layout: Layout, seed: int = 0) -> tuple[collate.Packed, lm.Rows]:
+    """Eight packed rows of 16 tokens, on the host and on the mesh: up to three sequences a row, padding at the end."""
+    rng = np.random.default_rng(seed)
+    sequences = [rng.integers(1, cfg.vocabulary, size) for size in (16, 15, 14, 9, 9, 8, 8, 7, 6, 5, 5, 4, 3, 2, 1)]
+    packed, _ = collate.pack(sequences, 16)
+    packed, _ = collate.stack(packed, 1, 8)
+    packed = {name: a[0] for name, a in packed.items()}
+    return packed, collate.put_rows(packed, layout)
