@@ -66,6 +66,12 @@ def policy(cfg: config.Transformer, layout: Layout) -> lm.Policy:
     return lm.Policy(params=draw(shapes.params, 0.3), router=draw(shapes.router, 0.1))
 
 
+def view(cfg: config.Transformer, layout: Layout) -> lm.Policy:
+    """The same policy as decoding wants it."""
+    split = lm.view(jax.device_get(policy(cfg, layout)), cfg=cfg, layout=layout)
+    return jax.tree.map(lambda w, s: collate.put(w, s.sharding.spec), split, lm.view_shapes(cfg, layout))
+
+
 def experience(seed: int, sequences: int, window: int) -> Experience:
     """A rollout of random sequences; the policies' log-probabilities of its tokens are near each other."""
     rng = np.random.default_rng(seed)

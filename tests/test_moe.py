@@ -68,7 +68,7 @@ def test_balance_loss_by_hand():
     live = jnp.array([[True, True, True, False]] * 2)
     loss = lambda scores: moe.balance_loss(scores, live, m)  # noqa: E731
     assert float(loss(jnp.array([row] * 2))) == pytest.approx(2 * 0.575, abs=1e-6)
-    # The count is data. The slope is that of P alone, by the quotient rule on the second token, whose scores sum to 0.8:
+    # The count is data. The slope is that of P alone, by the quotient rule on the second token (its sum is 0.8):
     # dL/ds = 0.5 / 3 x (f - (2 x .5 + .25)) / 0.8.
     slope = jax.grad(loss)(jnp.array([row] * 2))
     np.testing.assert_allclose(slope[1, 1], 0.5 / 3 / 0.8 * (np.array([2, 0, 1]) - 1.25), rtol=1e-5)
