@@ -4,6 +4,7 @@ Metrics of step n are read when step n + 1 is under way, so the device never wai
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,8 +13,8 @@ import jax
 import optax
 
 from r1jax.base.checkpoint import Store
-from r1jax.base.fields import UserError, check, require
-from r1jax.base.mesh import Mesh
+from r1jax.base.fields import UserError, at_least, check, require
+from r1jax.base.mesh import Mesh, is_main
 from r1jax.base.metrics import Journal
 from r1jax.base.place import Place
 from r1jax.base.progress import Progress
@@ -32,7 +33,7 @@ class Saving:
 
     def __post_init__(self):
         check(self)
-        require(self.every >= 1 and self.latest >= 1, "Saving.every and Saving.latest must be at least 1")
+        at_least(1, self, "every", "latest")
 
 
 class Loop:
@@ -74,12 +75,17 @@ class Loop:
         self._stop.__exit__(*error)
 
     def restore(self, like: dict) -> tuple[int, dict, dict] | None:
-        """The last checkpoint, laid out as `like`; the journal is cut back to its step."""
+        """The last checkpoint, laid out as `like`; the journal is cut back to its step. Says so in one line where the
+        machine is another than the one that wrote it."""
         step = self.store.latest()
         self.journal.cut(step)
         if step is None:
             return None
         arrays, host = self.store.restore(step, like)
+        before, now = host["machine"], _machine()
+        changes = [f"{name} was {before.get(name)}, is now {now[name]}" for name in now if before.get(name) != now[name]]
+        if changes and is_main():
+            print(f"{self.place.name}, step {step}: {'; '.join(changes)}: from here on equal up to rounding only")
         self._saved = step
         self._progress.update(step)
         return step, arrays, host
@@ -104,7 +110,7 @@ class Loop:
         if stop or due or step == self.steps or step % self.saving.every == 0:
             self.flush()
             if step != self._saved:
-                self.store.save(step, arrays(), host)
+                self.store.save(step, arrays(), host | {"machine": _machine()})
                 self._saved = step
         if stop:
             self.store.wait()
@@ -127,7 +133,7 @@ class Loop:
 
     def _trace_until(self, step: int | None) -> None:
         """Traces `place.profile` steps after the first of this process, which compiles; None ends a trace."""
-        if self.place.profile is None:
+        if self.place.profile is None or not is_main():
             return
         if step is not None and self._first is None:
             self._first = step
@@ -162,7 +168,19 @@ def apply(ladder: Sequence[Callable], state, *args, name: str):
         if len(ladder) == 1 or float(metrics["moe/unserved"]) == 0:
             break
         require(rung + 1 < len(ladder), f"{name}: tokens found no room at their experts at the highest capacity")
-        print(
-            f"{name}: {float(metrics['moe/unserved']):.0f} tokens found no room at their experts, once more with more"
-        )
+        if is_main():
+            missed = float(metrics["moe/unserved"])
+            print(f"{name}: {missed:.0f} tokens found no room at their experts, once more with more")
     return state, metrics
+
+
+def _machine() -> dict[str, str | int]:
+    """What the bits of a run depend on beside its config, as JSON."""
+    mesh = {axis: size for axis, size in jax.sharding.get_mesh().shape.items() if size > 1}
+    return {
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "processes": jax.process_count(),
+        "mesh": " x ".join(f"{axis} {size}" for axis, size in mesh.items()) or "one device",
+    }

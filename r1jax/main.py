@@ -116,7 +116,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     import jax
 
     from r1jax import recipe
-    from r1jax.base.mesh import join
+    from r1jax.base.mesh import is_main, join
     from r1jax.base.place import Place
     from r1jax.base.stop import Stopped
 
@@ -142,7 +142,8 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
             runs = {stage: (ready.module, ready.run) for stage, ready in stages.items()}
             recipe.run(name, runs, workdir / name, args.profile, begin=partial(_record, stages))
     except Stopped as stopped:
-        print(STOPPED.format(f" at {stopped}" if str(stopped) else ""), flush=True)
+        if is_main():
+            print(STOPPED.format(f" at {stopped}" if str(stopped) else ""), flush=True)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -364,8 +365,8 @@ def _record(stages: dict[str, Stage], place) -> None:
         except UserError as error:
             print(f"{place.name}: the config that it began with does not load any more: {error}")
         else:
-            for line in _differences(before, stage.run, type(stage.run).__name__):
-                print(f"{place.name}: {line}{' (the stage is complete and stays as it is)' if place.done else ''}")
+            if changes := "; ".join(_differences(before, stage.run, type(stage.run).__name__)):
+                print(f"{place.name}: {changes}{' (the stage is complete and stays as it is)' if place.done else ''}")
         if place.done:
             return
     write_atomically(path, stage.config)

@@ -4,6 +4,7 @@ A complete stage is skipped and an unfinished one goes on from its last checkpoi
 again always does the right thing.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import jax
 from etils import epath
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +22,7 @@ from r1jax.base.fields import check, require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
+from r1jax.base.stop import Stop, Stopped
 
 HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  # keys of results.json for the table
 
@@ -49,22 +52,48 @@ def run(
 
     `begin` is called on process 0 before each stage, complete or not.
     """
+    _check(stages, root)
     _claim(root, name, {stage: module.__name__ for stage, (module, _) in stages.items()})
-    for stage, (module, cfg) in stages.items():
-        place = Place(root, stage, profile)
-        if is_main():
-            begin(place)
-        if not place.done:
-            began = time.monotonic()
-            try:
-                module.run(cfg, place)
-            finally:
-                if is_main():
-                    _add_time(root, stage, time.monotonic() - began)
-        elif is_main():
-            print(f"{stage}: complete already", flush=True)
+    # Between the loops of the stages one process may stop at once; several must agree where.
+    with Stop() if jax.process_count() > 1 else contextlib.nullcontext() as stop:
+        for stage, (module, cfg) in stages.items():
+            if stop and stop.asked():
+                raise Stopped(f"{stage}, not begun")
+            place = Place(root, stage, profile)
+            if is_main():
+                begin(place)
+            if not place.done:
+                began = time.monotonic()
+                try:
+                    module.run(cfg, place)
+                finally:
+                    if is_main():
+                        _add_time(root, stage, time.monotonic() - began)
+            elif is_main():
+                print(f"{stage}: complete already", flush=True)
     if is_main():
         _report(name, [Place(root, stage) for stage in stages], _read(root / "times.json"))
+
+
+def _check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
+    """Finds the mistakes of every stage before the first one works: UserError.
+
+    A Run names the stages that it reads in `data` and `init`; they come before it or lie on the disk."""
+    before = set()
+    for stage, (module, cfg) in stages.items():
+        place = Place(root, stage)
+        if not place.done:
+            module.describe(cfg, place)
+            if hasattr(cfg, "mesh"):
+                cfg.mesh.make()
+            for field in ("data", "init"):
+                name = getattr(cfg, field, None)
+                require(
+                    name is None or name in before or place.other(name).exists(),
+                    f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no folder "
+                    f"{name and place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
+                )
+        before.add(stage)
 
 
 def _claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:

@@ -54,6 +54,7 @@ class Responder:
         self._mesh, self._shards = mesh.make(), mesh.data * mesh.fsdp * mesh.expert
         self._sampler, self._template, self._tokenizer = sampler, template, tokenizer
         check(cfg, mesh, sampler)
+        tokenizer.check(cfg.vocabulary)
         self._view = jax.jit(partial(lm.view, cfg=cfg, layout=self._layout))
         with jax.set_mesh(self._mesh):
             self._shardings = jax.tree.map(
@@ -65,6 +66,17 @@ class Responder:
         """The policy as the sampler wants it, on the sampler's mesh. Made once per rollout, dropped before the
         update."""
         return jax.device_put(self._view(policy), self._shardings)
+
+    def prompts(self, questions: Sequence[Question]) -> list[list[int]]:
+        """The prompts' token ids. UserError where one is too long."""
+        prompts = self._tokenizer.encode_all([self._template.render(q.text) for q in questions])
+        T = self._sampler.prompt_tokens
+        for question, prompt in zip(questions, prompts, strict=True):
+            require(
+                len(prompt) <= T,
+                f"the prompt of question {question.id} has {len(prompt)} tokens, Sampler.prompt_tokens is {T}; raise it",
+            )
+        return prompts
 
     def sample(self, view: lm.Policy, questions: Sequence[Question], *, seed: int, rollout: int) -> Responses:
         """G responses to each question. The same seed, rollout and question id give the same draws."""

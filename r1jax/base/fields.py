@@ -19,6 +19,14 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def at_least(least: float, config: typing.Any, *names: str) -> None:
+    """Raises UserError unless the named fields of a config, those that are not None, are `least` or more."""
+    for name in names:
+        value, cls = getattr(config, name), type(config)
+        where = f"{cls.__module__.rpartition('.')[2]}.{cls.__qualname__}.{name}"
+        require(value is None or value >= least, f"{where} is {value}; it must be at least {least}")
+
+
 def check(config: typing.Any) -> None:
     """Compares the fields of a dataclass instance with their annotations.
 

@@ -1,7 +1,7 @@
 """The miniature world: questions with one checkable answer, and the small web that the base model reads.
 
 A question is a chain of single-digit operations read from left to right modulo 10 (`7+5*3-8+2` is 0), of 2 to 8
-operations (its difficulty), posed in English or in Chinese. No operand stands twice in a chain: a model of two layers
+operations (its difficulty), posed in English or in Chinese. No digit stands twice in a chain: a model of two layers
 finds its place by the last operand it worked with, and would lose it there. The web has three kinds of documents:
 
 - textbooks: the chain worked step by step, four tokens a step (`+5=2`). A step slips now and then; careful writers
@@ -226,12 +226,12 @@ def _split_of(chain: Chain) -> str:
 
 
 def _fresh_chain(rng: random.Random, split: str, seen: set[Chain]) -> Chain:
-    # There are 9,000 chains of two operations in all, too few for an equal share of a large corpus.
+    # There are 6,480 chains of two operations in all, too few for an equal share of a large corpus.
     weights = [1 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
-    length = rng.choices(DIFFICULTIES, weights)[0]
     while True:
-        operands = rng.sample(range(10), length)
-        chain = Chain(rng.randrange(10), tuple((rng.choice("+-*"), operand) for operand in operands))
+        length = rng.choices(DIFFICULTIES, weights)[0]
+        start, *operands = rng.sample(range(10), length + 1)
+        chain = Chain(start, tuple((rng.choice("+-*"), operand) for operand in operands))
         if chain not in seen and _split_of(chain) == split:
             seen.add(chain)
             return chain

@@ -127,3 +127,12 @@ class Layout:
                 cfg.moe.width % mesh.tensor == 0,
                 f"Mesh.tensor {mesh.tensor} does not divide the experts' width {cfg.moe.width}",
             )
+
+    def check_rows(self, rows: int, length: int) -> None:
+        """Raises UserError where the mesh does not divide a microbatch of `rows` rows of `length` tokens."""
+        shards = self.mesh.data * self.mesh.fsdp * self.mesh.expert
+        require(
+            rows % shards == 0,
+            f"a microbatch of {rows} rows is no multiple of the mesh's {shards} shards of rows (data x fsdp x expert)",
+        )
+        require(length % self.mesh.context == 0, f"Mesh.context {self.mesh.context} does not divide rows of {length} tokens")

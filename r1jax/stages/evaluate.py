@@ -7,13 +7,14 @@ finished chunks are on the disk, so a run that was cut off goes on with the next
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 
 from r1jax import responses
 from r1jax.base.checkpoint import Store
-from r1jax.base.fields import check, require
+from r1jax.base.fields import at_least, check, require
 from r1jax.base.files import append, write_atomically
 from r1jax.base.mesh import Mesh, is_main
 from r1jax.base.metrics import read
@@ -45,16 +46,13 @@ class Run:
     sampler: Sampler
     questions: int
     chunk: int
-    split: str = "test"
-    dtype: str = "float32"
+    split: Literal["validation", "test"] = "test"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
     def __post_init__(self):
         check(self)
-        require(
-            self.split in ("validation", "test"), f"evaluate.Run.split is '{self.split}'; choose 'validation' or 'test'"
-        )
-        require(self.questions >= 1 and self.chunk >= 1, "evaluate.Run.questions and chunk must be at least 1")
+        at_least(1, self, "questions", "chunk")
         require(
             self.questions <= getattr(self.task, self.split),
             f"evaluate.Run.questions is {self.questions}, the split has {getattr(self.task, self.split)}",
@@ -63,6 +61,7 @@ class Run:
 
 def describe(cfg: Run, place: Place) -> list[str]:
     responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
+    Layout(cfg.mesh).check(cfg.model)
     s = cfg.sampler
     return [
         f"{cfg.questions} {cfg.split} questions x {s.samples} samples, temperature {s.temperature}, top-p {s.top_p}",
@@ -74,15 +73,16 @@ def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     questions = cfg.task.questions(cfg.split, place.other(cfg.data))[: cfg.questions]
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
+    responder.prompts(questions)  # one that is too long is found now
+    store = Store(place.other(cfg.init) / "checkpoints")
+    step = store.latest()
+    require(step is not None, f"no checkpoint in {place.other(cfg.init)}; run that stage first")
     path = place.folder / "samples.jsonl"
     done = _whole_chunks(read(path), cfg)
     if is_main():
         place.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in done))
     with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, cfg.questions) as progress:
-        store = Store(place.other(cfg.init) / "checkpoints")
-        step = store.latest()
-        require(step is not None, f"no checkpoint in {place.other(cfg.init)}; run that stage first")
         layout = Layout(cfg.mesh, cfg.dtype)
         shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, layout))
         view = responder.view(store.restore(step, {"policy": shapes})[0]["policy"])

@@ -6,12 +6,13 @@ adds its loss.
 
 import dataclasses
 from functools import partial
+from typing import Literal
 
 import jax
 import numpy as np
 
 from r1jax import collate
-from r1jax.base.fields import check, require
+from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
@@ -49,14 +50,22 @@ class Run:
     bias_rate: float = 0.001
     mtp_weight: float = 0.3
     capacities: tuple[float, ...] = (1.5, 3.0)
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = True
     seed: int = 0
 
     def __post_init__(self):
         check(self)
-        require(self.rows % self.microbatches == 0, f"pretrain.Run.rows {self.rows} is no multiple of microbatches")
-        require(self.row_length <= self.model.context, "pretrain.Run.row_length exceeds the model's context")
+        at_least(1, self, "steps", "rows", "row_length", "microbatches")
+        require(len(self.capacities) > 0, "pretrain.Run.capacities is empty; it needs one at least")
+        require(
+            self.rows % self.microbatches == 0,
+            f"pretrain.Run.rows {self.rows} is no multiple of microbatches {self.microbatches}",
+        )
+        require(
+            self.row_length <= self.model.context,
+            f"pretrain.Run.row_length {self.row_length} is longer than the model's context {self.model.context}",
+        )
 
     @property
     def layout(self) -> Layout:
@@ -65,6 +74,7 @@ class Run:
 
 def describe(cfg: Run, place: Place) -> list[str]:
     cfg.optimizer.rate(cfg.steps)
+    cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     return [

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import time
 from functools import partial
+from typing import Literal
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from r1jax import collate, experience, responses
 from r1jax.base.checkpoint import Store
-from r1jax.base.fields import check, require
+from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
@@ -73,7 +74,7 @@ class Run:
     dynamic_sampling: int | None = None
     bias_rate: float = 0.0
     capacities: tuple[float, ...] = (1.5, 3.0)
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = True
     show: int = 4
     show_every: int = 10
@@ -81,7 +82,11 @@ class Run:
 
     def __post_init__(self):
         check(self)
+        counts = ("steps", "questions", "rows", "row_length", "minibatches", "reference_every", "dynamic_sampling")
+        at_least(1, self, *counts, "show_every")
+        at_least(0, self, "show")
         require(len(self.rewards) > 0, "reinforce.Run.rewards is empty; choose at least one reward")
+        require(len(self.capacities) > 0, "reinforce.Run.capacities is empty; it needs one at least")
         require(
             self.sequences % self.minibatches == 0,
             f"reinforce.Run.minibatches {self.minibatches} does not divide the rollout's {self.sequences} sequences",
@@ -118,6 +123,7 @@ class Run:
 def describe(cfg: Run, place: Place) -> list[str]:
     responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
     cfg.optimizer.rate(cfg.steps)
+    cfg.layout.check_rows(cfg.rows, cfg.row_length)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     s, share = cfg.sampler, cfg.sequences // cfg.minibatches
