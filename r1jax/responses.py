@@ -80,13 +80,8 @@ class Responder:
 
     def sample(self, view: lm.Policy, questions: Sequence[Question], *, seed: int, rollout: int) -> Responses:
         """G responses to each question. The same seed, rollout and question id give the same draws."""
-        prompts = self._tokenizer.encode_all([self._template.render(q.text) for q in questions])
+        prompts = self.prompts(questions)
         Q, T = len(prompts), self._sampler.prompt_tokens
-        for question, prompt in zip(questions, prompts, strict=True):
-            require(
-                len(prompt) <= T,
-                f"the prompt of question {question.id} has {len(prompt)} tokens, Sampler.prompt_tokens {T}; raise it",
-            )
         padded = -(-Q // self._shards) * self._shards  # the last question fills up what the mesh asks for
         pick = [min(i, Q - 1) for i in range(padded)]
         tokens = np.zeros((padded, T), np.int32)

@@ -64,6 +64,13 @@ class Tokenizer:
         """The number of pieces; a model's embedding has at least as many rows."""
         return self._model.vocab_size()
 
+    def check(self, rows: int) -> None:
+        """UserError where an embedding of `rows` rows lacks some of the pieces."""
+        require(
+            self.vocabulary <= rows,
+            f"the tokenizer has {self.vocabulary} pieces, Transformer.vocabulary is {rows}; raise it to that at least",
+        )
+
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text)
 

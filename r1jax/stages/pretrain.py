@@ -86,10 +86,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
-    require(
-        tokenizer.vocabulary <= cfg.model.vocabulary,
-        f"the tokenizer has {tokenizer.vocabulary} pieces, the model's vocabulary is {cfg.model.vocabulary}; raise it",
-    )
+    tokenizer.check(cfg.model.vocabulary)
     texts = cfg.task.texts(place.other(cfg.data))
     packed, _ = collate.pack([[*ids, EOS] for ids in tokenizer.encode_all(texts)], cfg.row_length)
     with jax.set_mesh(cfg.mesh.make()), Loop(place, cfg.steps, cfg.saving) as loop:

@@ -144,11 +144,12 @@ def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     pool = cfg.task.questions("rl", place.other(cfg.data))
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
+    responder.prompts(pool)  # one that is too long is found now
     with jax.set_mesh(cfg.mesh.make()), Loop(place, cfg.steps, cfg.saving) as loop:
         optimizer = cfg.optimizer.make(cfg.steps)
         policy_shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
         like = jax.eval_shape(lambda p: update.init(p, optimizer), policy_shapes).items()
-        host = {"step": 0, "rollout": 0, "position": 0, "left": 0, "reference": None}
+        host = {"step": 0, "rollout": 0, "position": 0, "left": 0, "minibatches": cfg.minibatches, "reference": None}
         held = None
         last = loop.store.latest()
         if last is not None and loop.store.host(last)["left"]:
@@ -159,6 +160,11 @@ def run(cfg: Run, place: Place) -> None:
             state = jax.jit(partial(update.init, optimizer=optimizer))(first())
         else:
             _, arrays, host = found
+            require(
+                host["left"] == 0 or host["minibatches"] == cfg.minibatches,
+                f"{place.name}: the checkpoint of step {host['step']} is inside a rollout of {host['minibatches']} "
+                f"minibatches, reinforce.Run.minibatches is {cfg.minibatches}; go on with {host['minibatches']}",
+            )
             held = arrays.pop("rollout", None)
             state = State.of(arrays)
         if not cfg.algorithm.refers:
@@ -325,7 +331,8 @@ def _score(cfg: Run, questions: list[Question], sampled: responses.Responses, to
                 value,
             ]
     if jax.process_count() > 1:
-        table = multihost_utils.process_allgather(table).sum(0)
+        bits = multihost_utils.process_allgather(table.view(np.uint32))  # as numbers, jax would round them to float32
+        table = bits.view(np.float64).sum(0)
     columns = dict(zip(keys, np.moveaxis(table, 2, 0), strict=True))
     parts = {r.name: columns[r.name] for r in cfg.rewards} | {k: columns[k] for k in ("unparsable", "timeout")}
     return {name: columns[name] for name in names}, columns["total"], parts
