@@ -83,7 +83,7 @@ class Loop:
             return None
         arrays, host = self.store.restore(step, like)
         before, now = host["machine"], _machine()
-        changes = [f"{name} was {before.get(name)}, is now {now[name]}" for name in now if before.get(name) != now[name]]
+        changes = [f"{key} was {before.get(key)}, is now {now[key]}" for key in now if before.get(key) != now[key]]
         if changes and is_main():
             print(f"{self.place.name}, step {step}: {'; '.join(changes)}: from here on equal up to rounding only")
         self._saved = step

@@ -74,7 +74,7 @@ class Responder:
         for question, prompt in zip(questions, prompts, strict=True):
             require(
                 len(prompt) <= T,
-                f"the prompt of question {question.id} has {len(prompt)} tokens, Sampler.prompt_tokens is {T}; raise it",
+                f"the prompt of question {question.id} has {len(prompt)} tokens, Sampler.prompt_tokens {T}; raise it",
             )
         return prompts
 

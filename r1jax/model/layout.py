@@ -135,4 +135,5 @@ class Layout:
             rows % shards == 0,
             f"a microbatch of {rows} rows is no multiple of the mesh's {shards} shards of rows (data x fsdp x expert)",
         )
-        require(length % self.mesh.context == 0, f"Mesh.context {self.mesh.context} does not divide rows of {length} tokens")
+        context = self.mesh.context
+        require(length % context == 0, f"Mesh.context {context} does not divide rows of {length} tokens")
