@@ -101,6 +101,18 @@ class Layout:
         """The spec of the same weight where it is used: gathered over the storing axes."""
         return P(*(self.tensor if dim == "tensor" else None for dim in dims))
 
+    def check_rows(self, rows: int, length: int) -> None:
+        """Raises UserError where a microbatch of `rows` rows of `length` tokens does not divide over the mesh."""
+        shards = self.mesh.data * self.mesh.fsdp * self.mesh.expert
+        require(
+            rows % shards == 0,
+            f"a microbatch has {rows} rows, no multiple of the mesh's {shards} shards of rows (data x fsdp x expert)",
+        )
+        require(
+            length % self.mesh.context == 0,
+            f"Mesh.context {self.mesh.context} does not divide the row length {length}; choose a divisor of it",
+        )
+
     def check(self, cfg: Transformer) -> None:
         """Raises UserError where the mesh does not divide the model."""
         mesh = self.mesh

@@ -124,6 +124,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
     responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
     cfg.optimizer.rate(cfg.steps)
     cfg.layout.check_rows(cfg.rows, cfg.row_length)
+    cfg.layout.check_rows(cfg.rows, cfg.row_length)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     s, share = cfg.sampler, cfg.sequences // cfg.minibatches
