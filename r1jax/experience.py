@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -11,6 +12,7 @@ from r1jax import collate
 from r1jax.learn.grpo import Grpo, token_weights
 from r1jax.learn.state import PolicyBatch
 from r1jax.model.layout import Layout
+from r1jax.scoring import Scored
 
 
 @flax.struct.dataclass
@@ -36,6 +38,32 @@ class Experience:
     @property
     def response_tokens(self) -> int:
         return int((self.ends - self.starts).sum())
+
+
+def of(groups: Sequence[tuple[Scored, int]], advantages_QG: np.ndarray, window: int, order: np.ndarray) -> Experience:
+    """The experience of questions out of scored rollouts, each (rollout, index), in sequences of `window` tokens."""
+    Q, G = advantages_QG.shape
+    tokens = np.zeros((Q, G, window), np.int32)
+    logp = np.zeros((Q, G, window), np.float32)
+    starts = np.zeros((Q, G), np.int32)
+    for row, (scored, q) in enumerate(groups):
+        prompt, responses = scored.responses.prompts[q], scored.responses
+        response = slice(len(prompt), len(prompt) + responses.tokens.shape[2])
+        tokens[row, :, : len(prompt)] = prompt
+        tokens[row, :, response], logp[row, :, response] = responses.tokens[q], responses.logp[q]
+        starts[row] = len(prompt)
+    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    return Experience(
+        tokens=flat(tokens),
+        starts=flat(starts),
+        ends=flat(starts + np.stack([scored.responses.lengths[q] for scored, q in groups])),
+        finished=flat(np.stack([scored.responses.finished[q] for scored, q in groups])),
+        sampled=flat(logp),
+        old=flat(logp),
+        reference=flat(logp),
+        advantages=flat(advantages_QG),
+        order=order.astype(np.int32),
+    )
 
 
 def shapes(sequences: int, window: int) -> Experience:

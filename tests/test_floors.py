@@ -14,10 +14,11 @@ FLOORS = {
     "rollout": 2,
     "reward": 2,
     "data": 2,
-    "collate": 2.3,  # these four: what the stages share
-    "experience": 2.6,
-    "loop": 2.6,
-    "responses": 2.6,
+    "collate": 2.2,  # these five: what the stages share
+    "loop": 2.2,
+    "responses": 2.4,
+    "scoring": 2.6,
+    "experience": 2.8,
     "stages": 3,
     "recipe": 4,
     "plan": 4,

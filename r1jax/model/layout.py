@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from r1jax.base.fields import require
 from r1jax.base.mesh import Mesh
-from r1jax.model.config import Gqa, Transformer
+from r1jax.model.config import Gqa, Mla, Transformer
 
 Names = str | tuple[str, ...] | None
 
@@ -101,18 +101,6 @@ class Layout:
         """The spec of the same weight where it is used: gathered over the storing axes."""
         return P(*(self.tensor if dim == "tensor" else None for dim in dims))
 
-    def check_rows(self, rows: int, length: int) -> None:
-        """Raises UserError where a microbatch of `rows` rows of `length` tokens does not divide over the mesh."""
-        shards = self.mesh.data * self.mesh.fsdp * self.mesh.expert
-        require(
-            rows % shards == 0,
-            f"a microbatch has {rows} rows, no multiple of the mesh's {shards} shards of rows (data x fsdp x expert)",
-        )
-        require(
-            length % self.mesh.context == 0,
-            f"Mesh.context {self.mesh.context} does not divide the row length {length}; choose a divisor of it",
-        )
-
     def check(self, cfg: Transformer) -> None:
         """Raises UserError where the mesh does not divide the model."""
         mesh = self.mesh
@@ -124,11 +112,14 @@ class Layout:
                 count % mesh.tensor == 0,
                 f"Mesh.tensor {mesh.tensor} does not divide the model's {name} {count}; choose a divisor of it",
             )
-        storing = mesh.fsdp * mesh.expert
-        require(
-            self.resident or cfg.width % storing == 0,
-            f"Mesh.fsdp x Mesh.expert = {storing} does not divide the model's width {cfg.width}",
-        )
+        storing = 1 if self.resident else mesh.fsdp * mesh.expert
+        stored = {"width": cfg.width, "vocabulary": cfg.vocabulary}
+        if isinstance(cfg.attention, Mla):
+            stored |= {"query_rank": cfg.attention.query_rank or storing, "kv_rank": cfg.attention.kv_rank}
+        for name, size in stored.items():
+            require(
+                size % storing == 0, f"Mesh.fsdp x Mesh.expert = {storing} does not divide the model's {name} {size}"
+            )
         require(cfg.moe is not None or mesh.expert == 1, f"Mesh.expert is {mesh.expert}, but the model has no experts")
         if cfg.moe is not None:
             require(

@@ -75,7 +75,6 @@ class Run:
 def describe(cfg: Run, place: Place) -> list[str]:
     cfg.optimizer.rate(cfg.steps)
     cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
-    cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
     return [

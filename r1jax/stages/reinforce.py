@@ -6,7 +6,6 @@ every `reference_every` steps the latest one.
 """
 
 import dataclasses
-import math
 import time
 from functools import partial
 from typing import Literal
@@ -23,7 +22,6 @@ from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.plots import curves
 from r1jax.data import feed
-from r1jax.data.questions import Question
 from r1jax.data.template import Zero
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.data.world import World
@@ -36,9 +34,9 @@ from r1jax.loop import Loop, Saving, apply, ladder
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
-from r1jax.reward.grade import Grade, grade
-from r1jax.reward.rules import Reward, total
+from r1jax.reward.rules import Reward
 from r1jax.rollout.sampler import Sampler
+from r1jax.scoring import score
 
 SHOWN = ("reward/mean", "reward/accuracy", "length/mean", "time/tokens_per_second")
 
@@ -123,7 +121,6 @@ class Run:
 def describe(cfg: Run, place: Place) -> list[str]:
     responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
     cfg.optimizer.rate(cfg.steps)
-    cfg.layout.check_rows(cfg.rows, cfg.row_length)
     cfg.layout.check_rows(cfg.rows, cfg.row_length)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
         policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
@@ -240,63 +237,36 @@ def _means(metrics: dict) -> dict:
 
 def _rollout(cfg: Run, host: dict, pool, responder, tokenizer, scores, policy, reference, loop: Loop):
     """Samples and scores one rollout; advances the feed in `host` -> (Experience, metrics)."""
-    G, window = cfg.sampler.samples, cfg.sampler.window
     began = time.monotonic()
     view = responder.view(policy)
     kept, told = [], []
     for _ in range(cfg.dynamic_sampling or 1):
-        picks = feed.take(cfg.seed, host["position"], cfg.questions, len(pool))
-        questions = [pool[i] for i in picks]
+        questions = [pool[i] for i in feed.take(cfg.seed, host["position"], cfg.questions, len(pool))]
         sampled = responder.sample(view, questions, seed=cfg.seed, rollout=host["rollout"])
-        scored_at = time.monotonic()
-        grades, rewards, parts = _score(cfg, questions, sampled, tokenizer)
-        told.append(_told(grades, rewards, parts, sampled))
-        told[-1] |= {"time/rollout": scored_at - began, "time/score": time.monotonic() - scored_at}
+        sampled_at = time.monotonic()
+        scored = score(questions, sampled, cfg.rewards, tokenizer)
+        told.append(
+            scored.metrics() | {"time/rollout": sampled_at - began, "time/score": time.monotonic() - sampled_at}
+        )
         if host["rollout"] % cfg.show_every == 0:
-            loop.journal.samples(host["step"] + 1, _records(cfg, questions, sampled, grades, rewards, tokenizer))
+            loop.journal.samples(host["step"] + 1, scored.examples(cfg.show, tokenizer))
         host |= {"position": host["position"] + cfg.questions, "rollout": host["rollout"] + 1}
-        groups = [(sampled, rewards, q) for q in range(cfg.questions)]
-        if cfg.dynamic_sampling is None:
-            kept = groups
-        else:
-            varied = [group for group in groups if rewards[group[2]].std() > 0]
-            spare = [group for group in groups if rewards[group[2]].std() == 0]
-            kept = (kept + varied)[: cfg.questions]
-            if len(kept) == cfg.questions:
-                break
-    told = told[0] | {"rollouts": float(len(told))}
-    if len(kept) < cfg.questions:  # not enough after all rollouts: groups without variance fill up, and weigh nothing
-        kept += spare[: cfg.questions - len(kept)]
+        kept += [(scored, q) for q in range(cfg.questions) if cfg.dynamic_sampling is None or scored.varied[q]]
+        if len(kept) >= cfg.questions:
+            break
+    else:  # not enough after all rollouts: groups without variance fill up, and weigh nothing
+        kept += [(scored, q) for q in range(cfg.questions) if not scored.varied[q]]
     del view
-
-    rewards = np.stack([rewards[q] for _, rewards, q in kept])
-    tokens = np.zeros((cfg.questions, G, window), np.int32)
-    logp = np.zeros((cfg.questions, G, window), np.float32)
-    starts = np.zeros((cfg.questions, G), np.int32)
-    for row, (sampled, _, q) in enumerate(kept):
-        prompt = sampled.prompts[q]
-        tokens[row, :, : len(prompt)] = prompt
-        tokens[row, :, len(prompt) : len(prompt) + sampled.tokens.shape[2]] = sampled.tokens[q]
-        logp[row, :, len(prompt) : len(prompt) + sampled.tokens.shape[2]] = sampled.logp[q]
-        starts[row] = len(prompt)
-    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
-    held = experience.Experience(
-        tokens=flat(tokens),
-        starts=flat(starts),
-        ends=flat(starts + np.stack([sampled.lengths[q] for sampled, _, q in kept])),
-        finished=flat(np.stack([sampled.finished[q] for sampled, _, q in kept])),
-        sampled=flat(logp),
-        old=flat(logp),
-        reference=flat(logp),
-        advantages=flat(grpo.advantages(rewards, cfg.algorithm)),
-        order=np.random.default_rng((cfg.seed, host["rollout"])).permutation(cfg.sequences).astype(np.int32),
-    )
+    kept = kept[: cfg.questions]
+    advantages = grpo.advantages(np.stack([scored.rewards[q] for scored, q in kept]), cfg.algorithm)
+    order = np.random.default_rng((cfg.seed, host["rollout"])).permutation(cfg.sequences)
+    held = experience.of(kept, advantages, cfg.sampler.window, order)
     began = time.monotonic()
     if cfg.algorithm.rescores:
         held = held.replace(old=_score_all(cfg, held, scores, policy))
     if reference is not None:
         held = held.replace(reference=_score_all(cfg, held, scores, reference))
-    return held, told | {"time/reference": time.monotonic() - began}
+    return held, told[0] | {"rollout/tries": float(len(told)), "time/reference": time.monotonic() - began}
 
 
 def _score_all(cfg: Run, held: experience.Experience, scores, policy: lm.Policy) -> np.ndarray:
@@ -309,64 +279,3 @@ def _score_all(cfg: Run, held: experience.Experience, scores, policy: lm.Policy)
     if jax.process_count() > 1:
         logp = multihost_utils.process_allgather(logp, tiled=True)
     return experience.gather(held, members, places, np.asarray(logp))
-
-
-def _score(cfg: Run, questions: list[Question], sampled: responses.Responses, tokenizer: Tokenizer):
-    """Grades and rewards of all responses: each process scores its share of the questions, then all share the numbers.
-
-    -> (grades as a dict of [Q, G] arrays, rewards [Q, G] float64, parts as a dict of [Q, G] arrays)."""
-    names = [field.name for field in dataclasses.fields(Grade) if field.name != "answer"]
-    keys = [*names, *(r.name for r in cfg.rewards), "unparsable", "timeout", "total"]
-    table = np.zeros((len(questions), cfg.sampler.samples, len(keys)))
-    for q in range(jax.process_index(), len(questions), jax.process_count()):
-        for g in range(cfg.sampler.samples):
-            response = sampled.text(q, g, tokenizer)
-            graded = grade(questions[q], response)
-            value, parts, statuses = total(cfg.rewards, questions[q], response)
-            found = set(statuses.values())
-            table[q, g] = [
-                *(float(getattr(graded, name)) for name in names),
-                *(parts[r.name] for r in cfg.rewards),
-                float("unparsable" in found),
-                float("timeout" in found),
-                value,
-            ]
-    if jax.process_count() > 1:
-        bits = multihost_utils.process_allgather(table.view(np.uint32))  # as numbers, jax would round them to float32
-        table = bits.view(np.float64).sum(0)
-    columns = dict(zip(keys, np.moveaxis(table, 2, 0), strict=True))
-    parts = {r.name: columns[r.name] for r in cfg.rewards} | {k: columns[k] for k in ("unparsable", "timeout")}
-    return {name: columns[name] for name in names}, columns["total"], parts
-
-
-def _told(grades: dict, rewards: np.ndarray, parts: dict, sampled: responses.Responses) -> dict[str, float]:
-    """The metrics of one rollout."""
-    lengths = sampled.lengths
-    return {
-        "reward/mean": rewards.mean(),
-        **{f"reward/{name}": values.mean() for name, values in parts.items()},
-        "reward/no_variance": (rewards.std(1) == 0).mean(),
-        "reward/accuracy_any_format": grades["correct_any_format"].mean(),
-        "length/mean": lengths.mean(),
-        "length/max": lengths.max(),
-        "length/truncated": grades["truncated"].mean(),
-        "words/language": grades["language"].mean(),
-        "words/reflection": grades["reflections"].mean(),
-        "rollout/tokens": float(lengths.sum()),
-        "rollout/turns": float(sampled.turns),
-    }
-
-
-def _records(cfg: Run, questions, sampled, grades, rewards, tokenizer) -> list[dict]:
-    """Some responses of a rollout, as a person reads them."""
-    step = max(math.ceil(len(questions) / max(cfg.show, 1)), 1)
-    return [
-        {
-            "prompt": cfg.template.render(questions[q].text),
-            "completion": sampled.text(q, 0, tokenizer).text,
-            "answer": questions[q].answer,
-            "reward": float(rewards[q, 0]),
-            "correct": bool(grades["correct"][q, 0]),
-        }
-        for q in range(0, len(questions), step)
-    ][: cfg.show]
