@@ -12,7 +12,6 @@ from r1jax.model import config, lm
 from r1jax.model.layout import Layout
 
 X = 32  # vocabulary
-EOS = 2
 ONE = Layout(Mesh())
 
 # Every part of DeepSeek-V3 but YaRN.

@@ -11,7 +11,9 @@ import small
 from r1jax import collate
 from r1jax.base.mesh import Mesh
 from r1jax.model import attention, cache, lm
+from r1jax.model.config import Rope
 from r1jax.model.layout import Layout
+from r1jax.model.rope import rotate
 
 B, T, H, J, K, V = 2, 16, 4, 2, 6, 3
 SCALE = 0.4
@@ -123,3 +125,15 @@ def test_one_row_of_cached_attention_by_hand():
     v = np.array([2.0, 6.0, 1e6], np.float32).reshape(1, 3, 1, 1)
     y = attention.cached_attention(jnp.ones((1, 1, 1)), jnp.asarray(k), jnp.asarray(v), jnp.array([1]), 1.0)
     assert float(y[0, 0, 0]) == pytest.approx(5.0)  # weights 1/4 and 3/4
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rotation_is_a_product_of_complex_numbers(interleaved):
+    """Pair k of R/2 turns by position x theta^(-2k/R). Pairs are (0, 1), (2, 3), ... or (0, R/2), (1, R/2 + 1), ..."""
+    x, positions = np.random.default_rng(0).normal(size=(5, 6)), np.array([0, 1, 2, 30, 400])
+    split = (lambda a: (a[:, 0::2], a[:, 1::2])) if interleaved else (lambda a: (a[:, :3], a[:, 3:]))
+    real, imaginary = split(x)
+    turned = (real + 1j * imaginary) * np.exp(1j * positions[:, None] * 50.0 ** (-np.arange(3) / 3))
+    got = rotate(jnp.float32(x), jnp.asarray(positions), Rope(theta=50.0, interleaved=interleaved))
+    for part, wanted in zip(split(np.asarray(got)), (turned.real, turned.imag), strict=True):
+        np.testing.assert_allclose(part, wanted, atol=1e-4)  # an angle of 400 is known to 3e-5 in float32
