@@ -30,7 +30,7 @@ class Scored:
     @property
     def varied(self) -> np.ndarray:
         """[Q] whether the samples of a question differ in reward: a group that does not has no advantage."""
-        return self.rewards.std(1) > 0
+        return np.ptp(self.rewards, 1) > 0  # the deviation of equal numbers may be 1e-17
 
     def metrics(self) -> dict[str, float]:
         """The metrics of a rollout, means over its responses."""

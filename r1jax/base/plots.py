@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from r1jax.base.files import write_atomically
+from r1jax.base.mesh import is_main
 
 WINDOWS = 25  # the smoothing window is a run's length divided by this
 
@@ -35,8 +36,10 @@ PANELS = {
 
 
 def curves(records: list[dict], folder: epath.PathLike) -> None:
-    """Draws folder/<panel>.png for every one of PANELS whose key is in the records ({"step": ..., key: value})."""
-    for name, panel in PANELS.items():
+    """Draws folder/<panel>.png for every one of PANELS whose key is in the records ({"step": ..., key: value}).
+
+    On process 0; on the others nothing."""
+    for name, panel in PANELS.items() if is_main() else ():
         points = [(record["step"], record[panel.key]) for record in records if panel.key in record]
         if points:
             write_atomically(epath.Path(folder) / f"{name}.png", _draw(np.asarray(points, float), panel))

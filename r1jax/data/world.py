@@ -132,6 +132,8 @@ class World:
     def prepare(self, folder: epath.Path, tell: Callable[[int], None]) -> None:
         """Writes the data set below `folder`, unless it is there; `tell` hears how many examples are written."""
         builder = _Builder(world=self, folder=folder, tell=tell)
+        for unfinished in builder.data_path.parent.glob("incomplete.*"):  # what a killed run left
+            unfinished.rmtree()
         with contextlib.redirect_stdout(io.StringIO()):  # tensorflow-datasets speaks of downloads; there are none
             builder.download_and_prepare()
 
