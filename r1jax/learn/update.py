@@ -17,8 +17,8 @@ Metrics = dict[str, jax.Array]
 
 
 def init(policy: Policy, optimizer: optax.GradientTransformation) -> State:
-    zero = jnp.zeros((), jnp.int32, out_sharding=jax.P())
-    return State(step=zero, policy=policy, optimizer=optimizer.init(policy.params), skipped=zero)
+    zero = lambda: jnp.zeros((), jnp.int32, out_sharding=jax.P())  # noqa: E731  two buffers: a step donates both
+    return State(step=zero(), policy=policy, optimizer=optimizer.init(policy.params), skipped=zero())
 
 
 def microbatch(batch: Batch, index: jax.Array | int) -> Batch:
@@ -54,7 +54,7 @@ def update(
     add = lambda i, total: jax.tree.map(jnp.add, total, gradient(i))  # noqa: E731
     value, sums, loads, grads = jax.lax.fori_loop(0, count, add, zeros)
 
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     unserved = sum((missed for _, missed in loads.values()), jnp.zeros(()))
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
     applied = finite & (unserved == 0)
