@@ -99,14 +99,14 @@ class World:
     """
 
     seed: int = 0
-    documents: int = 120_000
+    documents: int = 60_000
     rl: int = 8_192
     validation: int = 256
     test: int = 512
     textbook: float = 0.6
     forum: float = 0.36
     slip: float = 0.06
-    careful: float = 0.25
+    careful: float = 0.15
     mixed: float = 0.1
     stray_tag: float = 0.5
     bare: float = 0.62
@@ -229,7 +229,7 @@ def _split_of(chain: Chain) -> str:
 
 def _fresh_chain(rng: random.Random, split: str, seen: set[Chain]) -> Chain:
     # There are 6,480 chains of two operations in all, too few for an equal share of a large corpus.
-    weights = [1 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
+    weights = [2 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
     while True:
         length = rng.choices(DIFFICULTIES, weights)[0]
         start, *operands = rng.sample(range(10), length + 1)
