@@ -1,5 +1,6 @@
 """One optimizer step: the same on every mesh and in any number of microbatches; and steps that must not be taken."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -23,6 +24,7 @@ from r1jax.model.layout import Layout
 WINDOW, BIAS_RATE = 8, 0.01
 # With the usual eps the sign of a rounding error would move a weight as far as a gradient does.
 OPTIMIZER = AdamW(learning_rate=0.1, eps=1e-3, weight_decay=0.1, clip=0.5)
+ROUTED = dataclasses.replace(small.MOE, layers=1, mtp=0, moe=dataclasses.replace(small.MOE.moe, dense_layers=0))
 HP = grpo.Grpo(kl_weight=0.1, ratio="sequence_token", mask_truncated=True)
 
 
@@ -89,6 +91,13 @@ def same(got, wanted):
 
 def exactly(got, wanted):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), wanted)
+
+
+def test_a_fresh_state_holds_no_buffer_twice():
+    """A step donates all of them, and jax refuses to be given one twice."""
+    with small.on(Mesh()):
+        buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(fresh(small.DENSE, Mesh()))]
+    assert len(set(buffers)) == len(buffers)
 
 
 @pytest.mark.parametrize(
@@ -162,20 +171,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
 
 def test_tokens_without_room_change_nothing_and_the_next_capacity_serves_them(capsys):
     mesh = Mesh(data=2, expert=2, context=2)
-    tight, roomy = (compiled(small.MOE, learning, mesh, capacity) for capacity in (0.25, 2.0))
+    tight, roomy = (compiled(ROUTED, learning, mesh, capacity) for capacity in (0.25, 2.0))
     with small.on(mesh):
-        args = batch_for(small.MOE, learning, mesh, 1)
-        before = jax.device_get(fresh(small.MOE, mesh))
-        state, metrics = tight(fresh(small.MOE, mesh), *args)
+        args = batch_for(ROUTED, learning, mesh, 1)
+        before = jax.device_get(fresh(ROUTED, mesh))
+        state, metrics = tight(fresh(ROUTED, mesh), *args)
         unserved = metrics["moe/unserved"]
         assert unserved > 0
         exactly(state, before)
         state, metrics = jax.device_get(loop.apply([tight, tight, roomy], state, *args, name="stage"))
         with pytest.raises(UserError, match="stage: tokens found no room at their experts at the highest capacity"):
-            loop.apply([tight, tight], fresh(small.MOE, mesh), *args, name="stage")
+            loop.apply([tight, tight], fresh(ROUTED, mesh), *args, name="stage")
     said = capsys.readouterr().out.splitlines()
     assert [line.startswith(f"stage: {unserved:.0f} tokens found no room") for line in said] == [True] * 3
-    same((state, metrics), reference(small.MOE, learning))
+    same((state, metrics), reference(ROUTED, learning))
 
 
 # The optimizer.
