@@ -1,4 +1,4 @@
-"""Every file under configs/ builds: recipes and stages dry-run, models, meshes and algorithms in the stage that takes them."""
+"""Every file under configs/ builds: recipes and stages dry-run; the others in a stage that takes them."""
 
 from pathlib import Path
 
