@@ -146,7 +146,7 @@ def batch_of(
     placed = {name: spread(experience, members, places, values, grid) for name, values in arrays.items()}
     batch = PolicyBatch(
         rows=collate.put_rows(rows, layout),
-        row_weight=collate.put(np.float32(1 / (count * shape.rows)), jax.P()),
+        row_weight=collate.put(np.float32(1 / (rows["segments"].max(-1) > 0).sum()), jax.P()),
         temperature=collate.put(np.float32(temperature), jax.P()),
         **{name: collate.put(values, collate.spec(values, layout)) for name, values in placed.items()},
     )

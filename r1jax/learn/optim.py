@@ -18,7 +18,7 @@ def _matrices(params):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
     """learning_rate: the peak, reached after `warmup` optimizer steps. schedule: 'constant' or 'cosine' down to
-    `final` x the peak at the run's last step. clip: bound of the gradient's global norm. moments: dtype of the first
+    `final` x the peak at the run's end. clip: bound of the gradient's global norm. moments: dtype of the first
     one.
     """
 

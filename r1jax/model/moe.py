@@ -171,8 +171,10 @@ def _products(x_nD, token_m, expert_m, weights, experts: int) -> jax.Array:
 def _ragged(x_nD, token_m, expert_m, gate_EDF, up_EDF, down_EFD, *, experts):
     order, _, count = _sort(expert_m, experts)
     dot = partial(jax.lax.ragged_dot, group_sizes=count.astype(jnp.int32))
-    x = x_nD[token_m[order]]
-    return dot(jax.nn.silu(dot(x, gate_EDF)) * dot(x, up_EDF), down_EFD)[jnp.argsort(order)]
+    routed = expert_m < experts  # rows beyond the groups may hold anything, and so may their gradients
+    x = jnp.where(routed[order][:, None], x_nD[token_m[order]], 0)
+    y = dot(jax.nn.silu(dot(x, gate_EDF)) * dot(x, up_EDF), down_EFD)[jnp.argsort(order)]
+    return jnp.where(routed[:, None], y, 0)
 
 
 def _blocked(x_nD, token_m, expert_m, gate_EDF, up_EDF, down_EFD, *, experts):
