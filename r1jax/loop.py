@@ -78,10 +78,11 @@ class Loop:
         """The last checkpoint, laid out as `like`; the journal is cut back to its step. Says so in one line where the
         machine is another than the one that wrote it."""
         step = self.store.latest()
+        arrays, host = self.store.restore(step, like) if step is not None else ({}, {})
+        self.place.record()
         self.journal.cut(step)
         if step is None:
             return None
-        arrays, host = self.store.restore(step, like)
         before, now = host["machine"], _machine()
         changes = [f"{key} was {before.get(key)}, is now {now[key]}" for key in now if before.get(key) != now[key]]
         if changes and is_main():

@@ -19,7 +19,7 @@ import signal
 import sys
 import tokenize
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     try:
         for name, stages in recipes.items():
             runs = {stage: (ready.module, ready.run) for stage, ready in stages.items()}
-            recipe.run(name, runs, workdir / name, args.profile, begin=partial(_record, stages))
+            recipe.run(name, runs, workdir / name, args.profile, begin=partial(_begin, stages))
     except Stopped as stopped:
         if is_main():
             print(STOPPED.format(f" at {stopped}" if str(stopped) else ""), flush=True)
@@ -352,8 +352,9 @@ def _meant(wrong: str | None) -> str:
     return f"; is {found[0]} meant?" if found else ""
 
 
-def _record(stages: dict[str, Stage], place) -> None:
-    """Writes config.gin; where one is, first says what differs. A complete stage keeps the one that it ran with."""
+def _begin(stages: dict[str, Stage], place) -> Callable[[], None]:
+    """Says what differs from the config.gin that is there, and returns what writes the new one. A complete stage keeps
+    the one that it ran with."""
     from r1jax.base.files import write_atomically
 
     stage = stages[place.name]
@@ -367,9 +368,7 @@ def _record(stages: dict[str, Stage], place) -> None:
         else:
             if changes := "; ".join(_differences(before, stage.run, type(stage.run).__name__)):
                 print(f"{place.name}: {changes}{' (the stage is complete and stays as it is)' if place.done else ''}")
-        if place.done:
-            return
-    write_atomically(path, stage.config)
+    return partial(write_atomically, path, stage.config)
 
 
 def _differences(before: Any, now: Any, path: str) -> Iterator[str]:

@@ -5,11 +5,11 @@ again always does the right thing.
 """
 
 import contextlib
+import dataclasses
 import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +27,7 @@ from r1jax.base.stop import Stop, Stopped
 HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  # keys of results.json for the table
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a recipe file binds: its name and, in order, the gin file of each stage, relative to the recipe file."""
 
@@ -46,11 +46,11 @@ def run(
     stages: dict[str, tuple[ModuleType, Any]],
     root: epath.Path,
     profile: int | None = None,
-    begin: Callable[[Place], None] = lambda place: None,
+    begin: Callable[[Place], Callable[[], None]] = lambda place: place.record,
 ) -> None:
     """Runs the stages, (module, its Run) by name, that are not complete in `root`, then prints what came out.
 
-    `begin` is called on process 0 before each stage, complete or not.
+    `begin` is called on process 0 before each stage, complete or not, and returns `Place.record`.
     """
     _check(stages, root)
     _claim(root, name, {stage: module.__name__ for stage, (module, _) in stages.items()})
@@ -61,7 +61,7 @@ def run(
                 raise Stopped(f"{stage}, not begun")
             place = Place(root, stage, profile)
             if is_main():
-                begin(place)
+                place = dataclasses.replace(place, record=begin(place))
             if not place.done:
                 began = time.monotonic()
                 try:
@@ -83,9 +83,9 @@ def _check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
     for stage, (module, cfg) in stages.items():
         place = Place(root, stage)
         if not place.done:
-            module.describe(cfg, place)
             if hasattr(cfg, "mesh"):
                 cfg.mesh.make()
+            module.describe(cfg, place)
             for field in ("data", "init"):
                 name = getattr(cfg, field, None)
                 require(

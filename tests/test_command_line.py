@@ -171,7 +171,7 @@ MISTAKES = {
     "unread macro": ("RATE = 3", "stage.gin: nothing uses macro RATE"),
     "scope nobody enters": ("eval/toy.Adder.add = 3.0", "stage.gin: nothing uses eval/toy_stage.Adder.add"),
     "nothing builds it": ("from r1jax.base import mesh\nmesh.Mesh.data = 4", "stage.gin: nothing uses mesh.Mesh.data"),
-    "required left open": ("toy.Run.note = %gin.REQUIRED", "stage.gin: Run.note set to `%gin.REQUIRED` but not"),
+    "required left open": ("toy.Run.note = %gin.REQUIRED", "Run.note set to `%gin.REQUIRED` but not"),
     "missing include": ("include 'models/none.gin'", "stage.gin:5: Unable to open file: models/none.gin."),
     "include in include": (
         "include 'models/deep.gin'",

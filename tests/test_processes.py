@@ -22,7 +22,6 @@ RUN = [
     "--gin.pretrain.Run.steps=6",
     "--gin.pretrain.Run.capacities=(2.0,)",
     "--gin.reinforce.Run.steps=8",
-    "--gin.reinforce.Run.rows=8",
     "--gin.evaluate.Run.questions=8",
 ]
 

@@ -57,6 +57,7 @@ def run(cfg: Run, place: Place) -> None:
             value = store.restore(start, {"policy": jax.eval_shape(_zero)})[0]["policy"]
         else:
             value = jax.jit(_zero)()
+        place.record()
         journal.cut(start)
         for step in range(start + 1, cfg.steps + 1):
             value = jax.jit(jnp.add)(value, cfg.adder.add)

@@ -5,6 +5,7 @@ is the same in every run of the same seed. After a restart `cut` takes back what
 """
 
 import json
+import math
 import os
 
 from etils import epath
@@ -32,7 +33,7 @@ class Journal:
 
             self._board = SummaryWriter(os.fspath(self.folder / "tensorboard"), purge_step=self._purge)
         for key, value in record.items():
-            if key != "step":
+            if key != "step" and math.isfinite(value):  # of what is not, TensorBoard complains on stderr
                 self._board.add_scalar(key, value, step)
 
     def samples(self, step: int, records: list[dict]) -> None:

@@ -1,6 +1,7 @@
 """Where a stage stands on the disk: `<root>/<stage>/`, beside the other stages of its recipe."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from etils import epath
@@ -11,11 +12,14 @@ from r1jax.base.mesh import from_main, is_main
 
 @dataclass(frozen=True)
 class Place:
-    """One stage's folder. `profile` is the number of steps to trace, None for no trace."""
+    """One stage's folder. `profile` is the number of steps to trace, None for no trace. `record` writes the stage's
+    config beside what it makes; a stage calls it when it has found all that it reads in order, and a mistake before
+    that leaves the config of a run that goes on as it was."""
 
     root: epath.Path
     name: str
     profile: int | None = None
+    record: Callable[[], None] = lambda: None
 
     @property
     def folder(self) -> epath.Path:

@@ -79,13 +79,13 @@ def run(cfg: Run, place: Place) -> None:
     require(step is not None, f"no checkpoint in {place.other(cfg.init)}; run that stage first")
     path = place.folder / "samples.jsonl"
     done = _whole_chunks(read(path), cfg)
-    if is_main():
-        place.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in done))
     with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, cfg.questions) as progress:
         layout = Layout(cfg.mesh, cfg.dtype)
         shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, layout))
         view = responder.view(store.restore(step, {"policy": shapes})[0]["policy"])
+        place.record()
+        if is_main():
+            write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in done))
         for first in range(len(done) // cfg.sampler.samples, cfg.questions, cfg.chunk):
             if stop.asked():
                 raise Stopped(f"{place.name}, question {first}")

@@ -34,6 +34,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
+    place.record()
     if is_main():
         with Progress(place.name, cfg.task.examples) as progress:
             cfg.task.prepare(place.folder, progress.update)

@@ -151,6 +151,12 @@ def run(cfg: Run, place: Place) -> None:
         held = None
         last = loop.store.latest()
         if last is not None and loop.store.host(last)["left"]:
+            minibatches = loop.store.host(last)["minibatches"]
+            require(
+                minibatches == cfg.minibatches,
+                f"{place.name}: the checkpoint of step {last} lies inside a rollout of {minibatches} minibatches, "
+                f"reinforce.Run.minibatches is {cfg.minibatches}; go on with {minibatches}",
+            )
             like["rollout"] = experience.shapes(cfg.sequences, cfg.sampler.window)
         found = loop.restore(like)
         first = lambda: load(place.other(cfg.init), policy_shapes)  # noqa: E731
@@ -158,11 +164,7 @@ def run(cfg: Run, place: Place) -> None:
             state = jax.jit(partial(update.init, optimizer=optimizer))(first())
         else:
             _, arrays, host = found
-            require(
-                host["left"] == 0 or host["minibatches"] == cfg.minibatches,
-                f"{place.name}: the checkpoint of step {host['step']} is inside a rollout of {host['minibatches']} "
-                f"minibatches, reinforce.Run.minibatches is {cfg.minibatches}; go on with {host['minibatches']}",
-            )
+            host |= {"minibatches": cfg.minibatches}
             held = arrays.pop("rollout", None)
             state = State.of(arrays)
         if not cfg.algorithm.refers:
