@@ -10,6 +10,7 @@ TensorBoard's files). Exit status 1 where anything differs.
 
 import argparse
 import contextlib
+import glob
 import json
 import os
 import random
@@ -36,13 +37,14 @@ MOMENTS = {  # what appears on the disk at that moment
 def run(command: list[str], folder: Path, errors: Path, enough=lambda seen: False, wait: float = 0.0) -> dict | None:
     """Runs the command to its end, then returns the paths that appeared in `folder` by the name of the moment; or kills
     it, `wait` seconds after `enough` says so of those paths: then None."""
-    there = {name: set(folder.glob(pattern)) for name, pattern in MOMENTS.items()}
+    look = lambda pattern: set(glob.glob(pattern, root_dir=folder))  # noqa: E731  what vanishes meanwhile is no error
+    there = {name: look(pattern) for name, pattern in MOMENTS.items()}
     seen = {name: set() for name in MOMENTS}
     with open(errors, "w") as file:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True)
     while process.poll() is None:
         for name, pattern in MOMENTS.items():
-            seen[name] |= set(folder.glob(pattern)) - there[name]
+            seen[name] |= look(pattern) - there[name]
         if enough(seen):
             time.sleep(wait)
             with contextlib.suppress(ProcessLookupError):  # it came to its end meanwhile
