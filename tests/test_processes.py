@@ -49,7 +49,7 @@ def two(workdir: Path, *instants: str) -> list[subprocess.CompletedProcess]:
             text=True,
         )
         started.append(process)
-    said = [process.communicate(timeout=300) for process in started]
+    said = [process.communicate(timeout=1200) for process in started]
     return [
         subprocess.CompletedProcess(process.args, process.returncode, *texts)
         for process, texts in zip(started, said, strict=True)
@@ -61,6 +61,7 @@ def is_silent(process: subprocess.CompletedProcess) -> bool:
     return not any(word in process.stdout for word in ("tiny", "step", "stopped", *STAGES))
 
 
+@pytest.mark.timeout(3000)  # six starts of a whole recipe, with collectives between processes that share few cores
 def test_two_processes_make_the_same_run_as_one(tmp_path):
     assert main([*RUN, "--workdir", str(tmp_path / "one")]) == 0
     first, second = two(tmp_path / "two", "no", "TERM:base:2")
