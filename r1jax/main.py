@@ -75,6 +75,8 @@ class Extra:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
+    # SIGTERM does what Ctrl-C does: it ends the program at once, but where a stage's own Stop is in force.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(*_arguments(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -83,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(STOPPED.format(""), flush=True)
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,9 +124,6 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     from r1jax.base.place import Place
     from r1jax.base.stop import Stopped
 
-    def stop(*_):
-        raise Stopped
-
     recipes = _load(args.files, args.gin_file, overrides)
     workdir = epath.Path(args.workdir).expanduser().resolve()
     if args.dry_run:
@@ -136,16 +137,17 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     meshes = [getattr(ready.run, "mesh", None) for stages in recipes.values() for ready in stages.values()]
     if any(mesh and mesh.processes == "auto" for mesh in meshes):
         join("auto")
-    before = signal.signal(signal.SIGTERM, stop)  # until a stage's own Stop takes over: nothing to save yet
+    runs = {
+        name: {stage: (ready.module, ready.run) for stage, ready in stages.items()} for name, stages in recipes.items()
+    }
+    for name in list(runs)[1:]:
+        recipe.check(runs[name], workdir / name)  # each is checked when it starts, the later ones now already
     try:
         for name, stages in recipes.items():
-            runs = {stage: (ready.module, ready.run) for stage, ready in stages.items()}
-            recipe.run(name, runs, workdir / name, args.profile, begin=partial(_begin, stages))
+            recipe.run(name, runs[name], workdir / name, args.profile, begin=partial(_begin, stages))
     except Stopped as stopped:
         if is_main():
-            print(STOPPED.format(f" at {stopped}" if str(stopped) else ""), flush=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+            print(STOPPED.format(f" at {stopped}"), flush=True)
     return 0
 
 

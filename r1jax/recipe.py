@@ -18,7 +18,8 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from r1jax.base.fields import check, require
+from r1jax.base import fields
+from r1jax.base.fields import require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
@@ -35,7 +36,7 @@ class Recipe:
     stages: dict[str, str]
 
     def __post_init__(self):
-        check(self)
+        fields.check(self)
         require(bool(self.stages), "recipe.Recipe.stages is empty, wanted one stage or more")
         for name in (self.name, *self.stages):
             require(name != "" and "/" not in name, f"recipe.Recipe: {name!r} cannot be the name of a folder")
@@ -52,7 +53,7 @@ def run(
 
     `begin` is called on process 0 before each stage, complete or not, and returns `Place.record`.
     """
-    _check(stages, root)
+    check(stages, root)
     _claim(root, name, {stage: module.__name__ for stage, (module, _) in stages.items()})
     # Between the loops of the stages one process may stop at once; several must agree where.
     with Stop() if jax.process_count() > 1 else contextlib.nullcontext() as stop:
@@ -75,7 +76,7 @@ def run(
         _report(name, [Place(root, stage) for stage in stages], _read(root / "times.json"))
 
 
-def _check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
+def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
     """Finds the mistakes of every stage before the first one works: UserError.
 
     A Run names the stages that it reads in `data` and `init`; they come before it or lie on the disk."""

@@ -127,6 +127,14 @@ def test_it_is_said_before_the_first_stage_works(flags, said, mistake, tmp_path)
     assert said in line and out == "" and list(tmp_path.iterdir()) == []
 
 
+def test_a_mistake_in_a_later_file_is_said_before_the_first_works(capsys, tmp_path):
+    files = [str(TINY / "prepare.gin"), str(TINY / "reinforce.gin")]
+    assert main(["run", *files, "--workdir", str(tmp_path), *MESH]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("r1jax: reinforce: Run.data is 'data', but no stage") and out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stage_alone_wants_what_it_reads(mistake, tmp_path):
     """The stage file of reinforcement learning without its recipe: there is no base."""
     line, _ = mistake(tmp_path, recipe=TINY / "reinforce.gin")
