@@ -13,26 +13,20 @@ finds its place by the last operand it worked with, and would lose it there. The
 
 So the base is able (from the textbooks) and answers like a forum, which is what pure RL has to change.
 
-Everything is a function of the seed. `World.prepare` writes it through tensorflow-datasets as ArrayRecord; a data set
-that is complete is never written again, one that was cut off is written anew.
+Everything is a function of the seed.
 """
 
-import contextlib
 import dataclasses
 import functools
-import io
 import random
 import zlib
 from collections.abc import Callable, Iterator
 
-import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
 from r1jax.base.fields import check, require
 from r1jax.data.questions import Question
-
-tfds.disable_progress_bar()  # r1jax shows its own
+from r1jax.data.records import Records
 
 DIFFICULTIES = tuple(range(2, 9))
 _APPLY = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
@@ -131,68 +125,24 @@ class World:
 
     def prepare(self, folder: epath.Path, tell: Callable[[int], None]) -> None:
         """Writes the data set below `folder`, unless it is there; `tell` hears how many examples are written."""
-        builder = _Builder(world=self, folder=folder, tell=tell)
-        for unfinished in builder.data_path.parent.glob("incomplete.*"):  # what a killed run left
-            unfinished.rmtree()
-        with contextlib.redirect_stdout(io.StringIO()):  # tensorflow-datasets speaks of downloads; there are none
-            builder.download_and_prepare()
+        splits = ("test", "validation", "rl", "pretrain")
+        self._records(folder).write({split: functools.partial(examples, self, split) for split in splits}, tell)
 
     def questions(self, split: str, folder: epath.Path) -> list[Question]:
         """The questions of split `rl`, `validation` or `test`, in a fixed order."""
-        rows = self._rows(split, folder)
+        rows = self._records(folder).read(split)
         return [
-            Question(
-                id=int(row["id"]),
-                text=row["question"].decode(),
-                answer=row["answer"].decode(),
-                language=row["language"].decode(),
-                difficulty=int(row["difficulty"]),
-            )
-            for row in rows
+            Question(row["id"], row["question"], row["answer"], row["language"], row["difficulty"]) for row in rows
         ]
 
     def texts(self, folder: epath.Path) -> list[str]:
         """The documents of split `pretrain`, in a fixed order."""
-        return [row["text"].decode() for row in self._rows("pretrain", folder)]
+        return [row["text"] for row in self._records(folder).read("pretrain")]
 
-    def _rows(self, split: str, folder: epath.Path):
-        builder = _Builder(world=self, folder=folder)
-        require(
-            builder.data_path.exists(),
-            f"no miniature world of these settings in {folder}; run the stage that prepares it",
-        )
-        source = builder.as_data_source(split)
-        return source.__getitems__(range(len(source)))
-
-
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The data set of one World; one features dict for all splits, since questions and documents share their fields."""
-
-    name = "miniature_world"
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, world: World, folder: epath.Path, tell: Callable[[int], None] = lambda count: None):
-        self._world, self._tell, self._written = world, tell, 0
-        # Other settings are another data set: their fingerprint names its folder.
-        fingerprint = f"{zlib.crc32(repr(world).encode()):08x}"
-        config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION, description=repr(world))
-        super().__init__(data_dir=str(folder), file_format="array_record", config=config)
-
-    def _info(self):
-        text, number = tfds.features.Text(), tfds.features.Scalar(dtype=np.int64)
-        fields = {"id": number, "question": text, "answer": text, "language": text, "difficulty": number, "text": text}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(fields), disable_shuffling=True)
-
-    def _split_generators(self, download_manager):
-        del download_manager
-        return {split: self._generate_examples(split) for split in ("test", "validation", "rl", "pretrain")}
-
-    def _generate_examples(self, split: str):
-        for example in examples(self._world, split):
-            self._written += 1
-            if self._written % 1000 == 0:
-                self._tell(self._written)
-            yield example["id"], example
+    def _records(self, folder: epath.Path) -> Records:
+        # One features dict for all splits, since questions and documents share their fields.
+        fields = {"id": int, "question": str, "answer": str, "language": str, "difficulty": int, "text": str}
+        return Records(folder, "miniature_world", self, fields)
 
 
 def examples(world: World, split: str) -> Iterator[dict]:
