@@ -15,11 +15,12 @@ from r1jax import collate
 from r1jax.base.fields import require
 from r1jax.base.mesh import Mesh
 from r1jax.data.questions import Question
-from r1jax.data.template import Zero
+from r1jax.data.template import Template
 from r1jax.data.tokenizer import EOS, Tokenizer
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
+from r1jax.reward.answers import Form
 from r1jax.reward.response import Response
 from r1jax.rollout import slots
 from r1jax.rollout.sampler import Prompts, Sampler
@@ -28,7 +29,8 @@ from r1jax.rollout.sampler import Prompts, Sampler
 @dataclasses.dataclass(frozen=True)
 class Responses:
     """Q questions, G responses each, on the host. prompts: token ids without padding. tokens [Q, G, L] int32, EOS
-    included; logp [Q, G, L] float32; lengths [Q, G]; finished [Q, G] bool. turns: of the sampling loop."""
+    included; logp [Q, G, L] float32; lengths [Q, G]; finished [Q, G] bool. turns: of the sampling loop. form: the one
+    that the prompts ask for."""
 
     prompts: list[list[int]]
     tokens: np.ndarray
@@ -36,19 +38,20 @@ class Responses:
     lengths: np.ndarray
     finished: np.ndarray
     turns: int
+    form: Form
 
     def text(self, question: int, sample: int, tokenizer: Tokenizer) -> Response:
         """One response as the rewards read it, without EOS."""
         length, finished = int(self.lengths[question, sample]), bool(self.finished[question, sample])
         ids = self.tokens[question, sample, : length - finished]
-        return Response(text=tokenizer.decode(ids.tolist()), tokens=length, truncated=not finished)
+        return Response(tokenizer.decode(ids.tolist()), tokens=length, truncated=not finished, form=self.form)
 
 
 class Responder:
     """Samples with one model, mesh and sampler; compiles once per number of questions."""
 
     def __init__(
-        self, cfg: Transformer, mesh: Mesh, dtype: str, sampler: Sampler, template: Zero, tokenizer: Tokenizer
+        self, cfg: Transformer, mesh: Mesh, dtype: str, sampler: Sampler, template: Template, tokenizer: Tokenizer
     ):
         self._cfg, self._layout = cfg, Layout(mesh, dtype, resident=True)
         self._mesh, self._shards = mesh.make(), mesh.data * mesh.fsdp * mesh.expert
@@ -101,7 +104,8 @@ class Responder:
                 if jax.process_count() > 1
                 else jax.device_get(sample)
             )
-        return Responses(prompts, host.tokens[:Q], host.logp[:Q], host.lengths[:Q], host.finished[:Q], int(turns))
+        arrays = (a[:Q] for a in (host.tokens, host.logp, host.lengths, host.finished))
+        return Responses(prompts, *arrays, turns=int(turns), form=self._template.form)
 
 
 def check(cfg: Transformer, mesh: Mesh, sampler: Sampler) -> None:

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.reward.answers import TAGS, canonical, equal, last_number, parse, plain, thinking
+from r1jax.reward.answers import TAGS, boxed, canonical, equal, last_number, parse, plain, stated, thinking
 
 GOOD = "<think> 7+5=2 so 2 </think> <answer> 2 </answer>"
 
 
 def test_a_well_formed_response_is_parsed():
-    assert parse(GOOD) == ("7+5=2 so 2", "2")
-    assert parse("\n<think>七加五得二</think>\n\n<answer>2</answer>\n") == ("七加五得二", "2")
+    assert parse(GOOD) == ("7+5=2 so 2", "2", "2")
+    assert parse("\n<think>七加五得二</think>\n\n<answer>2</answer>\n") == ("七加五得二", "2", "2")
 
 
 def test_empty_thinking_still_has_an_answer():
-    assert parse("<think></think><answer>2</answer>") == ("", "2")
+    assert parse("<think></think><answer>2</answer>") == ("", "2", "2")
 
 
 @pytest.mark.parametrize(
@@ -161,3 +161,56 @@ def test_thinking_is_what_stands_before_its_end():
     assert thinking("so it goes").strip() == "so it goes"
     assert thinking("<think> still at it").strip() == "still at it"
     assert plain("<th<think>ink>") == "<th ink>"
+
+
+def test_a_chat_response_is_reasoning_and_a_summary():
+    text = "<think> 7+5=2 so 2 </think>\n\nThe answer is 2."
+    assert parse(text, "chat") == ("7+5=2 so 2", "The answer is 2.", "2")
+    assert parse(text) is None and parse(GOOD, "chat") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The answer is 2.",
+        "<think> so 2 </think>",
+        "<think> so 2 </think>  \n",
+        "<think> The answer is 2.",
+        "hm <think> so </think> 2",
+        "<think> so </think> 2 <think> so </think> 2",
+        "<think> so </think> <answer> 2 </answer>",
+        "</think> 2 <think>",
+    ],
+)
+def test_anything_else_is_no_chat_response(text):
+    assert parse(text, "chat") is None
+
+
+@pytest.mark.parametrize(
+    "reply, answer",
+    [
+        ("The answer is 2.", "2"),
+        ("答案是2。", "2"),
+        ("2 + 5 is 7.", ""),
+        ("It is 2, yes, 2.0.", "2"),
+        ("It is 2. Or 3.", ""),
+        (r"5 and 3 make \boxed{8}.", "8"),
+        (r"\boxed{8} or \boxed{9}", ""),
+        (r"\boxed{8}, so \boxed{ 8.0 }", "8"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1\}}", r"\{1\}"),
+        (r"\boxed{8", "8"),
+        (r"\boxed{\boxed{8}}", r"\boxed{8}"),
+        ("None at all.", "None at all."),
+    ],
+)
+def test_a_summary_states_one_answer_or_none(reply, answer):
+    assert stated(reply) == answer
+
+
+def test_a_million_boxes_take_no_time():
+    start = time.process_time()
+    assert boxed(r"\boxed{" * 200_000) == []
+    assert len(boxed(r"\boxed{1}" * 200_000)) == 200_000
+    assert time.process_time() - start < 5

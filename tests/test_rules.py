@@ -11,7 +11,7 @@ from r1jax.base.fields import UserError, check
 from r1jax.data.questions import Question
 from r1jax.reward.grade import Grade, grade
 from r1jax.reward.response import Response
-from r1jax.reward.rules import STATUSES, Accuracy, Format, Overlong, Reward, Score, total
+from r1jax.reward.rules import STATUSES, Accuracy, Format, Language, Overlong, Reward, Score, total
 
 QUESTION = Question(id=0, text="What is 7+5?", answer="2", language="en", difficulty=1)
 GOOD = "<think> 7+5=2 </think> <answer> 2 </answer>"
@@ -59,6 +59,44 @@ def test_accuracy_and_format(text, truncated, accuracy, format_):
 def test_canaries_are_not_paid_for_accuracy(text):
     assert Accuracy().score(QUESTION, response(text)).value == 0
     assert not grade(QUESTION, response(text)).correct
+
+
+@pytest.mark.parametrize(
+    ("thinking", "score"),
+    [
+        ("so we add: 7+5=2", Score(1)),
+        ("so we 得2", Score(2 / 3)),
+        ("所以得2", Score(0)),
+        ("7+5=2", Score(1)),
+        ("", Score(0)),
+        ("...", Score(0)),
+    ],
+)
+def test_language_is_the_share_of_words_in_the_thinking(thinking, score):
+    """Equation 7; a Chinese word is one ideograph. The reply may speak any language."""
+    for text, form in (
+        (f"<think>{thinking}</think><answer>2</answer>", "zero"),
+        (f"<think>{thinking}</think>是2", "chat"),
+    ):
+        found = Language().score(QUESTION, Response(text, tokens=9, truncated=False, form=form))
+        assert found.value == pytest.approx(score.value) and found.status == "judged"
+
+
+def test_language_of_what_is_no_response():
+    assert Language().score(QUESTION, response("so it is 2")) == Score(0, "unparsable")
+    assert Language().score(QUESTION, response(GOOD, truncated=True)) == Score(0, "truncated")
+
+
+def test_a_chat_response_is_judged_by_what_its_summary_states():
+    for text, value in (
+        ("<think>7+5=3</think> It is 2.", 1),
+        ("<think>7+5=2</think> It is 3.", 0),
+        ("<think>2</think> 2 or 3", 0),
+    ):
+        chat = Response(text, tokens=9, truncated=False, form="chat")
+        assert Accuracy().score(QUESTION, chat) == Score(value)
+        assert grade(QUESTION, chat).correct == bool(value)
+        assert Format().score(QUESTION, chat) == Score(1)
 
 
 @pytest.mark.parametrize(

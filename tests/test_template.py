@@ -1,9 +1,9 @@
-"""R1-Zero's template."""
+"""The templates of R1-Zero and of R1."""
 
 import pytest
 
 from r1jax.base.fields import UserError
-from r1jax.data.template import Zero
+from r1jax.data.template import Chat, Zero
 
 
 def test_the_template_shows_the_tags_and_ends_where_the_assistant_begins():
@@ -27,3 +27,20 @@ def test_a_template_without_exactly_one_slot_is_refused(text):
 def test_a_template_is_text():
     with pytest.raises(UserError, match="text"):
         Zero(text=3)
+
+
+def test_a_chat_is_turns_behind_their_tokens():
+    assert Chat().render("What is {7+5}?") == "<｜User｜>What is {7+5}?<｜Assistant｜>"
+    assert Chat(system="Be brief.").render("7+5?") == "Be brief.<｜User｜>7+5?<｜Assistant｜>"
+
+
+def test_the_reasoning_of_earlier_replies_is_dropped():
+    turns = ["7+5?", "<think> 7+5 is 12 </think>\n\nTwelve.", "And 8+5?"]
+    assert Chat().conversation(turns) == (
+        "<｜User｜>7+5?<｜Assistant｜>Twelve.<｜end▁of▁sentence｜><｜User｜>And 8+5?<｜Assistant｜>"
+    )
+
+
+def test_a_conversation_ends_with_the_user():
+    with pytest.raises(UserError, match="of 2 turns does not end with the user's"):
+        Chat().conversation(["7+5?", "12"])

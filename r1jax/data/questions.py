@@ -7,8 +7,10 @@ from dataclasses import dataclass
 class Question:
     """A question before any template is put around it.
 
-    id: unique in its data set, part of the random key of its samples. language: 'en' or 'zh', the language to think
-    in. difficulty: any scale that the task defines; results are also given per difficulty.
+    id: unique in its data set, part of the random key of its samples. answer: empty where no rule can check a reply.
+    language: 'en' or 'zh', the language to think in. difficulty: any scale that the task defines; results are also
+    given per difficulty. domain: what kind of question it is, a label for mixtures and reports. tests: of a question
+    that asks for a function, calls and the Python literals that they return; hidden from the policy.
     """
 
     id: int
@@ -16,3 +18,5 @@ class Question:
     answer: str
     language: str
     difficulty: int
+    domain: str = "math"
+    tests: tuple[tuple[str, str], ...] = ()

@@ -131,9 +131,7 @@ class World:
     def questions(self, split: str, folder: epath.Path) -> list[Question]:
         """The questions of split `rl`, `validation` or `test`, in a fixed order."""
         rows = self._records(folder).read(split)
-        return [
-            Question(row["id"], row["question"], row["answer"], row["language"], row["difficulty"]) for row in rows
-        ]
+        return [Question(row["id"], row["question"], row["answer"], row["language"], row["difficulty"]) for row in rows]
 
     def texts(self, folder: epath.Path) -> list[str]:
         """The documents of split `pretrain`, in a fixed order."""

@@ -1,6 +1,7 @@
-"""Finds the answer in a response of R1-Zero's template, and compares it with the truth.
+"""Finds the answer in a response, and compares it with the truth.
 
-    <think> reasoning </think> <answer> 7 </answer>
+    <think> reasoning </think> <answer> 7 </answer>         form 'zero', of R1-Zero's template
+    <think> reasoning </think> In the end there are 7.      form 'chat', after the cold start: a summary for the reader
 
 The text comes from a policy that is paid to fool this file. So: the tags are counted before anything is read, nothing
 is evaluated, no number is converted (`int` of a million digits is slow or raises), everything is linear in the length
@@ -8,35 +9,70 @@ of the text, and only ASCII digits are numbers (`int('٣')` is 3).
 """
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+Form = Literal["zero", "chat"]
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _ANY_TAG = re.compile("|".join(TAGS))
 # A minus right after a digit, a letter or a bracket subtracts: the last number of `9-4` is 4. Digits of other scripts
 # are found as well, so that `5٣` does not end in a 5; `canonical` then leaves them as text.
 _NUMBER = re.compile(r"(?:(?<![\dA-Za-z_)])-)?\d+(?:\.\d+)?")
+_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 _DECIMAL = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]+))?")
 
 
 class Parts(NamedTuple):
-    """The two parts of a well-formed response, stripped."""
+    """A well-formed response: its reasoning, its reply to the reader and the answer that the reply gives, stripped."""
 
     thinking: str
+    reply: str
     answer: str
 
 
-def parse(text: str) -> Parts | None:
-    """The parts of a response, or None unless it is the template and nothing else: each tag once, in order, only white
-    space before, between and after the parts, and an answer that is not empty."""
-    if any(text.count(tag) != 1 for tag in TAGS):
+def parse(text: str, form: Form = "zero") -> Parts | None:
+    """The parts of a response, or None unless it has its form and nothing else.
+
+    Each tag of the form stands once, in order, those of the other nowhere; only white space before and between the
+    parts; a reply that is not empty. A reply in the form 'chat' gives the answer that `stated` finds.
+    """
+    wanted = TAGS if form == "zero" else TAGS[:2]
+    if any(text.count(tag) != (tag in wanted) for tag in TAGS):
         return None
     before, _, rest = text.partition("<think>")
-    thinking, _, rest = rest.partition("</think>")
-    between, _, rest = rest.partition("<answer>")
-    answer, closed, after = rest.partition("</answer>")
-    if not closed or before.strip() or between.strip() or after.strip() or not answer.strip():
+    thinking, closed, reply = rest.partition("</think>")
+    between = after = ""
+    if form == "zero":
+        between, _, reply = reply.partition("<answer>")
+        reply, closed, after = reply.partition("</answer>")
+    reply = reply.strip()
+    if not closed or before.strip() or between.strip() or after.strip() or not reply:
         return None
-    return Parts(thinking.strip(), answer.strip())
+    return Parts(thinking.strip(), reply, reply if form == "zero" else stated(reply))
+
+
+def stated(reply: str) -> str:
+    """The one answer that a summary states: what its boxes hold, else its only number, else all of it. One that states
+    two different answers states none: it is empty."""
+    found = boxed(reply) or [match[0] for match in _NUMBER.finditer(reply)]
+    answers = {canonical(answer) for answer in found}
+    if len(answers) > 1:
+        return ""
+    return answers.pop() if answers else reply
+
+
+def boxed(text: str) -> list[str]:
+    """What the outermost `\\boxed{...}` hold, braces inside them paired; a box that does not close holds nothing."""
+    found, start, depth = [], None, 0
+    for match in _BRACES.finditer(text):
+        piece = match[0]
+        if start is None and piece.startswith("\\boxed"):
+            start, depth = match.end(), 1
+        elif start is not None and not piece.startswith(("\\{", "\\}")):
+            depth += -1 if piece == "}" else 1
+            if depth == 0:
+                found.append(text[start : match.start()].strip())
+                start = None
+    return found
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from r1jax.reward.answers import equal, last_number, parse, thinking
+from r1jax.reward.answers import equal, last_number, thinking
 from r1jax.reward.response import Question, Response
 from r1jax.reward.rules import Format
 from r1jax.reward.words import consistency, reflections
@@ -27,7 +27,7 @@ class Grade:
 
 def grade(question: Question, response: Response) -> Grade:
     """Grades one response to one question."""
-    parts = None if response.truncated else parse(response.text)
+    parts = response.parts
     correct = parts is not None and equal(parts.answer, question.answer)
     number = last_number(response.text)
     return Grade(

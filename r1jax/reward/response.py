@@ -1,7 +1,10 @@
 """What a reward may look at: a question and one response to it, both as text."""
 
+import functools
 from dataclasses import dataclass
 from typing import Protocol
+
+from r1jax.reward.answers import Form, Parts, parse
 
 
 class Question(Protocol):
@@ -10,6 +13,7 @@ class Question(Protocol):
     answer: str
     language: str
     difficulty: int
+    domain: str
 
 
 @dataclass(frozen=True)
@@ -17,8 +21,15 @@ class Response:
     """One sampled response.
 
     text: decoded, without EOS. tokens: response tokens, EOS included. truncated: it met the token limit before EOS.
+    form: the one that its template asked for.
     """
 
     text: str
     tokens: int
     truncated: bool
+    form: Form = "zero"
+
+    @functools.cached_property
+    def parts(self) -> Parts | None:
+        """None where the response is truncated or has not its form."""
+        return None if self.truncated else parse(self.text, self.form)

@@ -1,6 +1,7 @@
 """Rule rewards: what a verifier can say of a response without a model.
 
     R_rule = R_accuracy + R_format                        (R1 paper, equation 4)
+    R = R_rule + R_language                               (after the cold start: equations 7 and 8)
 
 A reward is a frozen dataclass with a `name` (its key in the metrics), a `weight`, and one method
 `score(question, response) -> Score`. A user's own reward is the same, written in the user's module and named in gin.
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from r1jax.base.fields import check, require
-from r1jax.reward.answers import equal, parse
+from r1jax.reward.answers import equal
 from r1jax.reward.response import Question, Response
+from r1jax.reward.words import consistency
 
 STATUSES = ("judged", "truncated", "unparsable", "timeout")
 
@@ -57,15 +59,14 @@ class Accuracy:
         """Judges complete, well-formed responses; all others are 0 with their status."""
         if response.truncated:
             return Score(0.0, "truncated")
-        parts = parse(response.text)
-        if parts is None:
+        if response.parts is None:
             return Score(0.0, "unparsable")
-        return Score(float(equal(parts.answer, question.answer)))
+        return Score(float(equal(response.parts.answer, question.answer)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """1 if the response is the template with its tags complete and something thought, else 0. The paper does not say
+    """1 if the response has its form with the tags complete and something thought, else 0. The paper does not say
     how much it weighs beside the accuracy."""
 
     weight: float = 1.0
@@ -78,8 +79,29 @@ class Format:
         """A response without a letter or digit between the thinking tags has thought nothing."""
         if response.truncated:
             return Score(0.0, "truncated")
-        parts = parse(response.text)
+        parts = response.parts
         return Score(float(parts is not None and any(map(str.isalnum, parts.thinking))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """R_language: the share of the words of the thinking that are of the question's language (R1 paper, equation 7).
+    Thinking without words, digits only, is consistent; no thinking at all is not."""
+
+    weight: float = 1.0
+    name: str = "language"
+
+    def __post_init__(self):
+        check(self)
+
+    def score(self, question: Question, response: Response) -> Score:
+        """Judges complete, well-formed responses; all others are 0 with their status."""
+        if response.truncated:
+            return Score(0.0, "truncated")
+        if response.parts is None:
+            return Score(0.0, "unparsable")
+        thinking = response.parts.thinking
+        return Score(consistency(thinking, question.language) if any(map(str.isalnum, thinking)) else 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.progress import Progress
 from r1jax.base.stop import Stop, Stopped
-from r1jax.data.template import Zero
+from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.data.world import World
 from r1jax.model import lm
@@ -40,7 +40,7 @@ class Run:
     data: str
     init: str
     task: World
-    template: Zero
+    template: Template
     model: Transformer
     mesh: Mesh
     sampler: Sampler

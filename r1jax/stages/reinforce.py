@@ -22,7 +22,7 @@ from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.plots import curves
 from r1jax.data import feed
-from r1jax.data.template import Zero
+from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.data.world import World
 from r1jax.learn import grpo, update
@@ -55,7 +55,7 @@ class Run:
     data: str
     init: str
     task: World
-    template: Zero
+    template: Template
     model: Transformer
     mesh: Mesh
     sampler: Sampler
