@@ -66,7 +66,7 @@ def draw(shapes, std: float):
 
 def policy(cfg: config.Transformer, layout: Layout) -> lm.Policy:
     """Weights of which every part matters, norms, biases and balancing biases as well."""
-    shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg, layout))
+    shapes = lm.shapes(cfg, layout)
     return lm.Policy(params=draw(shapes.params, 0.3), router=draw(shapes.router, 0.1))
 
 

@@ -14,8 +14,10 @@ FLOORS = {
     "rollout": 2,
     "reward": 2,
     "data": 2,
-    "collate": 2.2,  # these five: what the stages share
+    "collate": 2.2,  # these: what the stages share
     "loop": 2.2,
+    "policies": 2.2,
+    "supervised": 2.4,
     "responses": 2.4,
     "scoring": 2.6,
     "experience": 2.8,

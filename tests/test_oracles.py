@@ -146,7 +146,7 @@ def weights(cfg: config.Transformer) -> lm.Policy:
             return 1 + 0.3 * noise
         return noise * (0.1 if leaf.ndim < 3 and name in ("layers", "mtp") else 0.3)
 
-    policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg, LAYOUT))
+    policy = lm.shapes(cfg, LAYOUT)
     router = policy.router if cfg.moe is not None and cfg.moe.select_bias else {}
     tree = jax.tree_util.tree_map_with_path(draw, {"params": policy.params, "router": router})
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), policy.router)

@@ -41,7 +41,7 @@ def load(name: str) -> config.Transformer:
 def count(cfg: config.Transformer) -> dict[str, int]:
     """Numbers in each top-level entry of the parameters, and under 'router' those of the router's biases."""
     with jax.sharding.use_abstract_mesh(Mesh().abstract()):
-        policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg, Layout(Mesh())))
+        policy = lm.shapes(cfg, Layout(Mesh()))
     size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     return {**{name: size(tree) for name, tree in policy.params.items()}, "router": size(policy.router)}
 

@@ -193,7 +193,7 @@ def _their_shape(shape: tuple[int, ...], inputs: int | None) -> tuple[int, ...]:
 def _shapes(cfg: Transformer) -> dict[str, tuple[int, ...]]:
     mesh = jax.sharding.get_abstract_mesh()  # one in force cannot be changed for another; shapes are the same on any
     with jax.sharding.use_abstract_mesh(Mesh().abstract() if mesh.empty else mesh):
-        policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg, Layout(Mesh())))
+        policy = lm.shapes(cfg, Layout(Mesh()))
     return {path: leaf.shape for path, leaf in _flat({"params": policy.params, "router": policy.router}).items()}
 
 

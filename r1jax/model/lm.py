@@ -174,9 +174,14 @@ class Lm(nn.Module):
 
 
 def init(key: jax.Array, cfg: Transformer, layout: Layout) -> Policy:
-    """A fresh policy, born sharded; under `jax.eval_shape` its shapes and shardings, which is what a restore wants."""
+    """A fresh policy, born sharded."""
     layout.check(cfg)
     return _init(key, cfg, layout, split=False)
+
+
+def shapes(cfg: Transformer, layout: Layout) -> Policy:
+    """Shapes and shardings of a policy, which is what a restore wants; the mesh of `layout` must be in force."""
+    return jax.eval_shape(lambda: init(jax.random.key(0), cfg, layout))
 
 
 def _init(key: jax.Array, cfg: Transformer, layout: Layout, split: bool) -> Policy:

@@ -12,8 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from r1jax import responses
-from r1jax.base.checkpoint import Store
+from r1jax import policies, responses
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.files import append, write_atomically
 from r1jax.base.mesh import Mesh, is_main
@@ -24,7 +23,6 @@ from r1jax.base.stop import Stop, Stopped
 from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.data.world import World
-from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 from r1jax.reward.grade import Grade, grade
@@ -74,15 +72,11 @@ def run(cfg: Run, place: Place) -> None:
     questions = cfg.task.questions(cfg.split, place.other(cfg.data))[: cfg.questions]
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     responder.prompts(questions)  # one that is too long is found now
-    store = Store(place.other(cfg.init) / "checkpoints")
-    step = store.latest()
-    require(step is not None, f"no checkpoint in {place.other(cfg.init)}; run that stage first")
+    step = policies.latest(place.other(cfg.init))
     path = place.folder / "samples.jsonl"
     done = _whole_chunks(read(path), cfg)
     with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, cfg.questions) as progress:
-        layout = Layout(cfg.mesh, cfg.dtype)
-        shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, layout))
-        view = responder.view(store.restore(step, {"policy": shapes})[0]["policy"])
+        view = responder.view(policies.load(place.other(cfg.init), cfg.model, Layout(cfg.mesh, cfg.dtype)))
         place.record()
         if is_main():
             write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in done))

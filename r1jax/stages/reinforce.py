@@ -14,8 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1jax import collate, experience, responses
-from r1jax.base.checkpoint import Store
+from r1jax import collate, experience, policies, responses
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
@@ -123,7 +122,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
     cfg.optimizer.rate(cfg.steps)
     cfg.layout.check_rows(cfg.rows, cfg.row_length)
     with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
-        policy = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
+        policy = lm.shapes(cfg.model, cfg.layout)
     s, share = cfg.sampler, cfg.sequences // cfg.minibatches
     return [
         f"{lm.count(policy):,} parameters on {cfg.mesh}; rollout on {cfg.mesh.for_rollout}",
@@ -145,7 +144,7 @@ def run(cfg: Run, place: Place) -> None:
     responder.prompts(pool)  # one that is too long is found now
     with jax.set_mesh(cfg.mesh.make()), Loop(place, cfg.steps, cfg.saving) as loop:
         optimizer = cfg.optimizer.make(cfg.steps)
-        policy_shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0), cfg.model, cfg.layout))
+        policy_shapes = lm.shapes(cfg.model, cfg.layout)
         like = jax.eval_shape(lambda p: update.init(p, optimizer), policy_shapes).items()
         host = {"step": 0, "rollout": 0, "position": 0, "left": 0, "minibatches": cfg.minibatches, "reference": None}
         held = None
@@ -159,7 +158,7 @@ def run(cfg: Run, place: Place) -> None:
             )
             like["rollout"] = experience.shapes(cfg.sequences, cfg.sampler.window)
         found = loop.restore(like)
-        first = lambda: load(place.other(cfg.init), policy_shapes)  # noqa: E731
+        first = lambda: policies.load(place.other(cfg.init), cfg.model, cfg.layout)  # noqa: E731
         if found is None:
             state = jax.jit(partial(update.init, optimizer=optimizer))(first())
         else:
@@ -221,14 +220,6 @@ def run(cfg: Run, place: Place) -> None:
             "length_last": average("length/mean"),
         }
     )
-
-
-def load(folder, shapes: lm.Policy) -> lm.Policy:
-    """The policy of another stage's last checkpoint, laid out as `shapes`."""
-    store = Store(folder / "checkpoints")
-    step = store.latest()
-    require(step is not None, f"no checkpoint in {folder}; run that stage first, or name another one as init")
-    return store.restore(step, {"policy": shapes})[0]["policy"]
 
 
 def _means(metrics: dict) -> dict:

@@ -1,0 +1,22 @@
+"""What one stage leaves to the next: its policy."""
+
+from etils import epath
+
+from r1jax.base.checkpoint import Store
+from r1jax.base.fields import require
+from r1jax.model import lm
+from r1jax.model.config import Transformer
+from r1jax.model.layout import Layout
+
+
+def latest(folder: epath.Path) -> int:
+    """The step of a stage's last checkpoint."""
+    step = Store(folder / "checkpoints").latest()
+    require(step is not None, f"no checkpoint in {folder}; run that stage first, or name another one as init")
+    return step
+
+
+def load(folder: epath.Path, cfg: Transformer, layout: Layout) -> lm.Policy:
+    """The policy of a stage's last checkpoint, on the mesh in force."""
+    step = latest(folder)
+    return Store(folder / "checkpoints").restore(step, {"policy": lm.shapes(cfg, layout)})[0]["policy"]

@@ -1,0 +1,107 @@
+"""Supervised fine-tuning on completions: cold start, second fine-tuning and distillation (DeepSeek-R1, 2501.12948,
+supplement B.4).
+
+Prompts are read but not learned. Examples are packed whole and do not see each other.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import numpy as np
+
+from r1jax import collate, policies, supervised
+from r1jax.base.fields import at_least, check, require
+from r1jax.base.mesh import Mesh
+from r1jax.base.place import Place
+from r1jax.data import examples, packing
+from r1jax.data.tokenizer import EOS, Tokenizer
+from r1jax.learn.optim import AdamW
+from r1jax.loop import Saving
+from r1jax.model import lm
+from r1jax.model.config import Transformer
+from r1jax.model.layout import Layout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """data: the stage with the tokenizer. examples: the stages whose examples are read. init: the one whose policy is
+    trained. rows x row_length tokens are one optimizer step, in `microbatches`; an example that is longer than a row is
+    left out and counted. The learning rate's schedule spans all `epochs`.
+
+    bias_rate: of the loss-free balancing; mtp_weight: of multi-token prediction; capacities: see pretrain.Run.
+    """
+
+    data: str
+    examples: tuple[str, ...]
+    init: str
+    model: Transformer
+    mesh: Mesh
+    optimizer: AdamW
+    saving: Saving
+    rows: int
+    row_length: int
+    epochs: int = 2
+    microbatches: int = 1
+    bias_rate: float = 0.0
+    mtp_weight: float = 0.0
+    capacities: tuple[float, ...] = (1.5, 3.0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        check(self)
+        at_least(1, self, "rows", "row_length", "epochs", "microbatches")
+        require(len(self.examples) > 0, "finetune.Run.examples is empty; name one stage at least that wrote examples")
+        require(len(self.capacities) > 0, "finetune.Run.capacities is empty; it needs one at least")
+        require(
+            self.rows % self.microbatches == 0,
+            f"finetune.Run.rows {self.rows} is no multiple of microbatches {self.microbatches}",
+        )
+        require(
+            self.row_length <= self.model.context,
+            f"finetune.Run.row_length {self.row_length} is longer than the model's context {self.model.context}",
+        )
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.mesh, self.dtype)
+
+
+def describe(cfg: Run, place: Place) -> list[str]:
+    cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
+    with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
+        policy = lm.shapes(cfg.model, cfg.layout)
+    return [
+        f"{lm.count(policy):,} parameters on {cfg.mesh}",
+        f"the examples of {', '.join(cfg.examples)}, {cfg.epochs} times",
+        f"{cfg.rows} rows x {cfg.row_length} tokens = {cfg.rows * cfg.row_length:,} tokens an optimizer step, "
+        f"in {cfg.microbatches} microbatches",
+    ]
+
+
+def run(cfg: Run, place: Place) -> None:
+    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer.check(cfg.model.vocabulary)
+    found = [example for stage in cfg.examples for example in examples.read(place.other(stage))]
+    packed, used = pack(found, tokenizer, cfg.row_length)
+    require(used > 0, f"{place.name}: {', '.join(cfg.examples)} wrote no example that fits {cfg.row_length} tokens")
+    steps = math.ceil(cfg.epochs * len(packed["tokens"]) / cfg.rows)
+    with jax.set_mesh(cfg.mesh.make()):
+        first = lambda: policies.load(place.other(cfg.init), cfg.model, cfg.layout)  # noqa: E731
+        summary = supervised.train(cfg, place, packed, steps, first)
+    place.finish({"examples": used, "too_long": len(found) - used} | summary)
+
+
+def pack(found: list[examples.Example], tokenizer: Tokenizer, length: int) -> tuple[collate.Packed, int]:
+    """-> (the arrays of `Rows` and `weights`, 1 on the targets of completions, EOS included; how many examples fit)."""
+    prompts = tokenizer.encode_all([example.prompt for example in found])
+    completions = tokenizer.encode_all([example.completion for example in found])
+    fits = [(p, [*c, EOS]) for p, c in zip(prompts, completions, strict=True) if len(p) + len(c) + 1 <= length]
+    packed, places = collate.pack([p + c for p, c in fits], length)
+    # The target at place s is token s + 1.
+    learned = [np.arange(1, len(p) + len(c)) >= len(p) for p, c in fits]
+    packed["weights"] = packing.fill(packed["tokens"].shape, places, learned, np.int32)
+    return packed, len(fits)
