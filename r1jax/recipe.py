@@ -79,7 +79,7 @@ def run(
 def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
     """Finds the mistakes of every stage before the first one works: UserError.
 
-    A Run names the stages that it reads in `data` and `init`; they come before it or lie on the disk."""
+    A Run names the stages that it reads in `data`, `init` and `examples`; they come before it or lie on the disk."""
     before = set()
     for stage, (module, cfg) in stages.items():
         place = Place(root, stage)
@@ -87,13 +87,14 @@ def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
             if hasattr(cfg, "mesh"):
                 cfg.mesh.make()
             module.describe(cfg, place)
-            for field in ("data", "init"):
-                name = getattr(cfg, field, None)
-                require(
-                    name is None or name in before or place.other(name).exists(),
-                    f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no folder "
-                    f"{name and place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
-                )
+            for field in ("data", "init", "examples"):
+                named = getattr(cfg, field, ())
+                for name in (named,) if isinstance(named, str) else named:
+                    require(
+                        name in before or place.other(name).exists(),
+                        f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no "
+                        f"folder {place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
+                    )
         before.add(stage)
 
 

@@ -20,6 +20,7 @@ FLOORS = {
     "supervised": 2.4,
     "responses": 2.4,
     "scoring": 2.6,
+    "survey": 2.6,
     "experience": 2.8,
     "stages": 3,
     "recipe": 4,

@@ -9,8 +9,9 @@ class Question:
 
     id: unique in its data set, part of the random key of its samples. answer: empty where no rule can check a reply.
     language: 'en' or 'zh', the language to think in. difficulty: any scale that the task defines; results are also
-    given per difficulty. domain: what kind of question it is, a label for mixtures and reports. tests: of a question
-    that asks for a function, calls and the Python literals that they return; hidden from the policy.
+    given per difficulty. domain: what kind of question it is, a label for mixtures and reports. tests: hidden from the
+    policy; of a question that asks for a function, calls and the Python literals that they return; of a request, things
+    and what is true of them.
     """
 
     id: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from r1jax.base.fields import check, require
+from r1jax.data.questions import Question
 
 
 @runtime_checkable
@@ -21,6 +22,13 @@ class Template(Protocol):
     form: str
 
     def render(self, question: str) -> str: ...
+
+
+@runtime_checkable
+class Rewriter(Protocol):
+    """Makes of a well-formed response the one that a reader should see: all of it, reasoning included."""
+
+    def rewrite(self, question: Question, thinking: str, reply: str) -> str: ...
 
 
 _SLOT = "{question}"

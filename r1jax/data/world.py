@@ -1,15 +1,14 @@
-"""The miniature world: questions with one checkable answer, and the small web that the base model reads.
+"""The miniature world: questions, and the small web that the base model reads.
 
-A question is a chain of single-digit operations read from left to right modulo 10 (`7+5*3-8+2` is 0), of 2 to 8
-operations (its difficulty), posed in English or in Chinese. No digit stands twice in a chain: a model of two layers
-finds its place by the last operand it worked with, and would lose it there. The web has three kinds of documents:
+Questions are chains of operations, riddles, functions (data/problems.py) and everyday requests (data/requests.py), in
+English or in Chinese. The web has three kinds of documents:
 
-- textbooks: the chain worked step by step, four tokens a step (`+5=2`). A step slips now and then; careful writers
-  recompute every step, notice ("wait") and mend the slip: twice as long, and right more often. Half of the pages keep a
-  stray `<think>` before the work, which is what carries the skill over to answers that use the tags;
+- textbooks: problems worked step by step. A step slips now and then; careful writers check, notice ("wait") and mend
+  the slip: longer, and right more often. Half of the pages keep a stray `<think>` before the work, which is what
+  carries the skill over to answers that use the tags;
 - forums: people ask and answer in the manner of the R1 template, mostly with a bare answer, most of them wrong, some
-  with the work shown, few with the work inside complete tags;
-- everyday exchanges that are no arithmetic at all.
+  with the work shown, few with the work inside complete tags; requests they answer curtly;
+- everyday exchanges that are no question at all.
 
 So the base is able (from the textbooks) and answers like a forum, which is what pure RL has to change.
 
@@ -18,26 +17,22 @@ Everything is a function of the seed.
 
 import dataclasses
 import functools
+import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from r1jax.base.fields import check, require
+from r1jax.base.fields import UserError, check, require
+from r1jax.data.examples import Example
+from r1jax.data.problems import WORDS, Chain, Function, Problem, Riddle, Writer
 from r1jax.data.questions import Question
 from r1jax.data.records import Records
+from r1jax.data.requests import Request
+from r1jax.data.template import Template
 
-DIFFICULTIES = tuple(range(2, 9))
-_APPLY = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
-_ASK = {
-    "en": ("What is {}?", "Compute {}.", "What does {} give?"),
-    "zh": ("{}等于几？", "计算{}。", "请问{}是多少？"),
-}
-_WORDS = {
-    "en": {"equals": "=", "wait": " wait ", "so": " so ", "reply": " It is {}."},
-    "zh": {"equals": "得", "wait": "等等", "so": "所以", "reply": "是{}。"},
-}
+_REPLY = {"en": " It is {}.", "zh": "是{}。"}
 _EXCHANGES = {
     "en": (
         ("Hello!", "Hello, how are you?"),
@@ -64,32 +59,18 @@ _THINGS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """A start digit and the operations that follow it, each an operator in `+-*` and a digit."""
-
-    start: int
-    steps: tuple[tuple[str, int], ...]
-
-    @property
-    def text(self) -> str:
-        return str(self.start) + "".join(f"{op}{operand}" for op, operand in self.steps)
-
-    @property
-    def value(self) -> int:
-        return functools.reduce(lambda total, step: _APPLY[step[0]](total, step[1]), self.steps, self.start)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
     """Sizes and mixture of the miniature world; shares are probabilities.
 
     documents: documents in the split `pretrain`. rl, validation, test: questions in those splits.
+    riddles, functions, helpful, harmless: shares of the questions; the rest are chains.
     textbook, forum: share of the documents; the rest are everyday exchanges.
-    slip: a worked step is wrong. careful: a writer recomputes every step. mixed: a worked text mixes both languages.
-    stray_tag: a textbook keeps a `<think>` before the work.
+    slip: a worked step is wrong. careful: a writer checks. mixed: a worked text mixes both languages; careful_mixed:
+    such a writer checks, None: as often as others. stray_tag: a textbook keeps a `<think>` before the work.
     bare, tagged_bare, worked: shares of the forum's answers; the rest shows its work inside complete tags.
-    informed: a bare answer is no guess.
+    informed: a bare answer is no guess. virtue, taught: a reply to a request, in a forum and in `general`, has each
+    of the things that make it good.
     """
 
     seed: int = 0
@@ -97,26 +78,38 @@ class World:
     rl: int = 8_192
     validation: int = 256
     test: int = 512
+    riddles: float = 0.0
+    functions: float = 0.0
+    helpful: float = 0.0
+    harmless: float = 0.0
     textbook: float = 0.6
     forum: float = 0.36
     slip: float = 0.06
     careful: float = 0.15
     mixed: float = 0.1
+    careful_mixed: float | None = None
     stray_tag: float = 0.5
     bare: float = 0.62
     tagged_bare: float = 0.17
     worked: float = 0.08
     informed: float = 0.15
+    virtue: float = 0.4
+    taught: float = 0.8
 
     def __post_init__(self):
         check(self)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            require(value >= 0, f"World.{field.name} is {value}; it must not be negative")
+            require(value is None or value >= 0, f"World.{field.name} is {value}; it must not be negative")
         require(
             self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole"
         )
         require(self.bare + self.tagged_bare + self.worked <= 1, "World.bare + tagged_bare + worked is above 1")
+        require(sum(self._shares) <= 1, "World.riddles + functions + helpful + harmless is above 1")
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        return self.riddles, self.functions, self.helpful, self.harmless
 
     @property
     def examples(self) -> int:
@@ -130,94 +123,129 @@ class World:
 
     def questions(self, split: str, folder: epath.Path) -> list[Question]:
         """The questions of split `rl`, `validation` or `test`, in a fixed order."""
-        rows = self._records(folder).read(split)
-        return [Question(row["id"], row["question"], row["answer"], row["language"], row["difficulty"]) for row in rows]
+        return [
+            Question(
+                id=row["id"],
+                text=row["question"],
+                answer=row["answer"],
+                language=row["language"],
+                difficulty=row["difficulty"],
+                domain=row["domain"],
+                tests=tuple(map(tuple, json.loads(row["tests"]))),
+            )
+            for row in self._records(folder).read(split)
+        ]
 
     def texts(self, folder: epath.Path) -> list[str]:
         """The documents of split `pretrain`, in a fixed order."""
         return [row["text"] for row in self._records(folder).read("pretrain")]
 
+    def general(self, count: int, template: Template) -> list[Example]:
+        """Replies to requests of the split `pretrain` by somebody well-mannered, in the form 'chat': what fine-tuning
+        adds to the reasoning (R1 paper, supplement B.3.3, the non-reasoning data)."""
+        rng = random.Random(f"{self.seed}/general")
+        found = []
+        while len(found) < count:
+            harmful = rng.random() * (self.helpful + self.harmless) < self.harmless
+            request = Request.draw(rng, "harmless" if harmful else "helpful")
+            if _split_of(request.text) == "pretrain":
+                text = f"<think>{request.thought()}</think>{request.reply(rng, self.taught)}"
+                prompt, number = template.render(request.text), len(found)
+                found.append(
+                    Example(prompt, text, request.domain, request.language, number, 0, self.seed, "general", 0.0, "{}")
+                )
+        return found
+
     def _records(self, folder: epath.Path) -> Records:
         # One features dict for all splits, since questions and documents share their fields.
-        fields = {"id": int, "question": str, "answer": str, "language": str, "difficulty": int, "text": str}
-        return Records(folder, "miniature_world", self, fields)
+        texts = dict.fromkeys(("question", "answer", "language", "domain", "tests", "text"), str)
+        return Records(folder, "miniature_world", self, {"id": int, "difficulty": int} | texts)
 
 
 def examples(world: World, split: str) -> Iterator[dict]:
-    """The examples of one split, none of whose chains stands twice or in another split."""
+    """The examples of one split. No problem stands twice, and no question in two splits; documents may ask the same."""
     count = {"pretrain": world.documents, "rl": world.rl, "validation": world.validation, "test": world.test}[split]
     rng = random.Random(f"{world.seed}/{split}")
-    seen: set[Chain] = set()
+    seen: set[str] = set()
     for index in range(count):
         if split == "pretrain" and rng.random() >= world.textbook + world.forum:
-            yield {"id": index, "question": "", "answer": "", "difficulty": 0, **_exchange(rng)}
+            none = {"question": "", "answer": "", "difficulty": 0, "domain": "", "tests": "[]"}
+            yield {"id": index, **none, **_exchange(rng)}
             continue
-        chain = _fresh_chain(rng, split, seen)
-        language = rng.choice(("en", "zh"))
-        question = rng.choice(_ASK[language]).format(chain.text)
-        text = ""
-        if split == "pretrain":
-            is_textbook = rng.random() < world.textbook / (world.textbook + world.forum)
-            text = (_textbook if is_textbook else _forum)(rng, world, chain, question, language)
+        found = _fresh(rng, world, split, seen)
+        if isinstance(found, Request):
+            language, question = found.language, found.text
+        else:
+            language = rng.choice(("en", "zh"))
+            question = found.ask(rng, language)
         yield {
             "id": index,
             "question": question,
-            "answer": str(chain.value),
+            "answer": found.answer,
             "language": language,
-            "difficulty": len(chain.steps),
-            "text": text,
+            "difficulty": found.difficulty,
+            "domain": found.domain,
+            "tests": json.dumps(found.tests),
+            "text": _document(rng, world, found, question, language) if split == "pretrain" else "",
         }
 
 
-def _split_of(chain: Chain) -> str:
-    """The one split a chain may stand in, by its hash: splits stay apart whatever their sizes and seeds."""
-    bucket = zlib.crc32(chain.text.encode()) % 16
+def _document(rng: random.Random, world: World, found: Problem | Request, question: str, language: str) -> str:
+    if isinstance(found, Request):
+        return f"User: {question} Assistant: {found.reply(rng, world.virtue)}"
+    is_textbook = rng.random() < world.textbook / (world.textbook + world.forum)
+    return (_textbook if is_textbook else _forum)(rng, world, found, question, language)
+
+
+def _split_of(text: str) -> str:
+    """The one split a question may stand in, by its hash: splits stay apart whatever their sizes and seeds."""
+    bucket = zlib.crc32(text.encode()) % 16
     return ("test", "validation", "rl", "rl", "rl", "rl")[bucket] if bucket < 6 else "pretrain"
 
 
-def _fresh_chain(rng: random.Random, split: str, seen: set[Chain]) -> Chain:
+def _fresh(rng: random.Random, world: World, split: str, seen: set[str]) -> Problem | Request:
     # There are 6,480 chains of two operations in all, too few for an equal share of a large corpus.
-    weights = [2 if split == "pretrain" else 5] + [5] * (len(DIFFICULTIES) - 1)
-    while True:
-        length = rng.choices(DIFFICULTIES, weights)[0]
-        start, *operands = rng.sample(range(10), length + 1)
-        chain = Chain(start, tuple((rng.choice("+-*"), operand) for operand in operands))
-        if chain not in seen and _split_of(chain) == split:
-            seen.add(chain)
-            return chain
+    weights = [2 if split == "pretrain" else 5] + [5] * 6
+    draws = (
+        functools.partial(Riddle.draw, rng),
+        functools.partial(Function.draw, rng),
+        functools.partial(Request.draw, rng, "helpful"),
+        functools.partial(Request.draw, rng, "harmless"),
+        functools.partial(Chain.draw, rng, weights),
+    )
+    shares = world._shares
+    draw = rng.choices(draws, (*shares, 1 - sum(shares)))[0] if any(shares) else draws[-1]
+    for _ in range(10_000):
+        found = draw()
+        may_repeat = split == "pretrain" and isinstance(found, Request)
+        if (may_repeat or found.text not in seen) and _split_of(found.text) == split:
+            seen.add(found.text)
+            return found
+    raise UserError(f"the miniature world has too few questions of one kind for split {split!r}; make it smaller")
 
 
-def _work(rng: random.Random, world: World, chain: Chain, language: str) -> tuple[str, int]:
-    """The chain worked step by step, with slips, and the value that the writer ends with."""
-    is_careful, is_mixed = rng.random() < world.careful, rng.random() < world.mixed
-    text, total = str(chain.start), chain.start
-    for op, operand in chain.steps:
-        words = _WORDS[rng.choice(("en", "zh"))] if is_mixed else _WORDS[language]
-        right = _APPLY[op](total, operand)
-        result = rng.randrange(10) if rng.random() < world.slip else right
-        text += f"{op}{operand}{words['equals']}{result}"
-        if is_careful:
-            text += f"{words['wait']}{total}{op}{operand}{words['equals']}{right}"
-            result = right
-        total = result
-    return text, total
+def _work(rng: random.Random, world: World, problem: Problem, language: str) -> tuple[str, str]:
+    """The problem worked, with slips, and the answer that the writer ends with."""
+    care, is_mixed = rng.random(), rng.random() < world.mixed
+    careful = world.careful if world.careful_mixed is None or not is_mixed else world.careful_mixed
+    return problem.work(rng, Writer(language, world.slip, care < careful, is_mixed))
 
 
-def _textbook(rng: random.Random, world: World, chain: Chain, question: str, language: str) -> str:
-    work, value = _work(rng, world, chain, language)
+def _textbook(rng: random.Random, world: World, problem: Problem, question: str, language: str) -> str:
+    work, value = _work(rng, world, problem, language)
     tag = "<think>" if rng.random() < world.stray_tag else ""
     header = {"en": "Example:", "zh": "例题："}[language]
-    return f"{header} {question} {tag}{work}{_WORDS[language]['so']}{value}"
+    return f"{header} {question} {tag}{work}{WORDS[language]['so']}{value}"
 
 
-def _forum(rng: random.Random, world: World, chain: Chain, question: str, language: str) -> str:
-    work, value = _work(rng, world, chain, language)
-    guess = chain.value if rng.random() < world.informed else rng.randrange(10)
+def _forum(rng: random.Random, world: World, problem: Problem, question: str, language: str) -> str:
+    work, value = _work(rng, world, problem, language)
+    guess = problem.answer if rng.random() < world.informed else problem.guess(rng)
     answer = rng.choices(
         (
-            _WORDS[language]["reply"].format(guess),
+            _REPLY[language].format(guess),
             f"<think></think><answer>{guess}</answer>",
-            f"{work}{_WORDS[language]['so']}{value}",
+            f"{work}{WORDS[language]['so']}{value}",
             f"<think>{work}</think><answer>{value}</answer>",
         ),
         (

@@ -14,6 +14,7 @@ class Question(Protocol):
     language: str
     difficulty: int
     domain: str
+    tests: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from r1jax.reward.answers import equal
 from r1jax.reward.response import Question, Response
 from r1jax.reward.words import consistency
 
-STATUSES = ("judged", "truncated", "unparsable", "timeout")
+STATUSES = ("judged", "truncated", "unparsable", "timeout", "inapplicable")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reward(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """1 if the tagged answer equals the truth, else 0."""
+    """1 if the answer equals the truth, else 0; of a question that has no answer nothing can be said."""
 
     weight: float = 1.0
     name: str = "accuracy"
@@ -57,6 +57,8 @@ class Accuracy:
 
     def score(self, question: Question, response: Response) -> Score:
         """Judges complete, well-formed responses; all others are 0 with their status."""
+        if not question.answer:
+            return Score(0.0, "inapplicable")
         if response.truncated:
             return Score(0.0, "truncated")
         if response.parts is None:

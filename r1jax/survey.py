@@ -1,0 +1,102 @@
+"""Many questions put to one checkpoint, chunk by chunk: the loop that evaluation and curation share.
+
+The records of finished chunks are on the disk, so a run that was cut off goes on with the next chunk. A response is a
+function of (seed, question id, sample index), so what comes out does not depend on where it was cut.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+
+from r1jax import policies, responses
+from r1jax.base.files import append, write_atomically
+from r1jax.base.mesh import Mesh, is_main
+from r1jax.base.metrics import read
+from r1jax.base.place import Place
+from r1jax.base.progress import Progress
+from r1jax.base.stop import Stop, Stopped
+from r1jax.data.questions import Question
+from r1jax.data.template import Template
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.model.config import Transformer
+from r1jax.model.layout import Layout
+from r1jax.responses import Responses
+from r1jax.rollout.sampler import Sampler
+
+
+class Settings(Protocol):
+    """What the Run of such a stage says. init: the stage whose policy is asked. chunk: questions at a time."""
+
+    init: str
+    template: Template
+    model: Transformer
+    mesh: Mesh
+    sampler: Sampler
+    chunk: int
+    dtype: str
+    seed: int
+
+
+class Judgement(Protocol):
+    """What the stage makes of a chunk: one JSON record a response, all samples of a question side by side."""
+
+    def __call__(self, questions: Sequence[Question], responses: Responses) -> list[dict]: ...
+
+
+def describe(cfg: Settings, questions: int) -> list[str]:
+    responses.check(cfg.model, cfg.mesh.for_rollout, cfg.sampler)
+    Layout(cfg.mesh).check(cfg.model)
+    s = cfg.sampler
+    return [
+        f"{questions} questions x {s.samples} samples, temperature {s.temperature}, top-p {s.top_p}",
+        f"{cfg.chunk} questions at a time, {s.slots} sequences at once, on {cfg.mesh.for_rollout}",
+    ]
+
+
+def ask(
+    cfg: Settings,
+    place: Place,
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    judge: Judgement,
+    shown: str,
+) -> list[dict]:
+    """The records of all questions, in order; they are kept in samples.jsonl. shown: the field whose mean the progress
+    bar shows."""
+    G = cfg.sampler.samples
+    responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
+    responder.prompts(questions)  # one that is too long is found now
+    path = place.folder / "samples.jsonl"
+    done = _whole_chunks(read(path), cfg.chunk * G, len(questions) * G)
+    with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, len(questions)) as progress:
+        view = responder.view(policies.load(place.other(cfg.init), cfg.model, Layout(cfg.mesh, cfg.dtype)))
+        place.record()
+        if is_main():
+            write_atomically(path, _lines(done))
+        for first in range(len(done) // G, len(questions), cfg.chunk):
+            if stop.asked():
+                raise Stopped(f"{place.name}, question {first}")
+            asked = questions[first : first + cfg.chunk]
+            records = judge(asked, responder.sample(view, asked, seed=cfg.seed, rollout=0))
+            done += records
+            if is_main():
+                append(path, _lines(records))
+            mean = sum(record[shown] for record in done) / len(done)
+            progress.update(first + len(asked), **{shown: mean})
+    return done
+
+
+def _lines(records: list[dict]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _whole_chunks(records: list[dict], chunk: int, full: int) -> list[dict]:
+    """The records of the chunks that are complete; a chunk that was being written when the run was killed goes."""
+    return records if len(records) == full else records[: len(records) // chunk * chunk]
+
+
+def fields(question: Question, text: str, sample: int, template: Template) -> dict:
+    """How a record begins."""
+    return {"id": question.id, "sample": sample, "prompt": template.render(question.text), "completion": text}
