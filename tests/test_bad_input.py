@@ -161,7 +161,7 @@ WHEN_A_STAGE_BEGINS = {
     ),
     "data of other settings": (
         ["--gin.world.World.slip=0.5"],
-        r"no miniature world of these settings in \S+/data; run the stage that prepares it",
+        r"no data set miniature_world of these settings in \S+/data; run the stage that prepares it",
     ),
 }
 

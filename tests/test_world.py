@@ -1,5 +1,7 @@
 """The miniature world and its data sets: what a base model may read, and what it is asked."""
 
+import json
+import random
 import re
 from collections import Counter
 
@@ -7,9 +9,14 @@ import pytest
 from etils import epath
 
 from r1jax.base.fields import UserError
+from r1jax.data.questions import Question
 from r1jax.data.records import Records
+from r1jax.data.requests import Request
+from r1jax.data.template import Chat
 from r1jax.data.world import World, examples
 from r1jax.reward.answers import last_number
+from r1jax.reward.manners import Manners
+from r1jax.reward.response import Response
 
 WORLD = World(documents=4_000, rl=600, validation=100, test=200)
 SPLITS = {"pretrain": 4_000, "rl": 600, "validation": 100, "test": 200}
@@ -121,3 +128,69 @@ def test_a_data_set_that_was_cut_off_is_written_anew_and_a_whole_one_never(tmp_p
 def test_a_mixture_that_is_none(wrong, said):
     with pytest.raises(UserError, match=said):
         World(**wrong)
+
+
+MIXED = World(documents=3_000, rl=800, test=300, riddles=0.3, functions=0.2, helpful=0.1, harmless=0.05, virtue=0.3)
+
+
+def of_domain(split: str, domain: str) -> list[dict]:
+    found = [example for example in examples(MIXED, split) if example["domain"] == domain]
+    assert len(found) >= 0.6 * len(list(examples(MIXED, split))) * {"riddle": 0.3, "code": 0.2}.get(domain, 0.05)
+    return found
+
+
+def test_exactly_one_digit_solves_a_riddle():
+    for example in of_domain("rl", "riddle"):
+        steps = re.search(r"(?:[-+*]\d)+", example["question"])[0]
+        digits = [str(d) for d in range(10) if str(d) not in re.findall(r"\d", steps)]
+        ends = {digit: value(digit + steps) for digit in digits}
+        target = ends[example["answer"]]
+        assert list(ends.values()).count(target) == 1 and str(target) in example["question"].replace(steps, "")
+
+
+def test_those_who_go_on_solve_riddles_far_more_often():
+    worked = [e for e in of_domain("pretrain", "riddle") if not e["text"].startswith("User:")]
+    went_on = [e for e in worked if "wait" in e["text"] or "等等" in e["text"]]
+    others = [e for e in worked if e not in went_on]
+    right = lambda found: sum(last_number(e["text"]) == e["answer"] for e in found) / len(found)  # noqa: E731
+    assert right(went_on) > 0.7 > 0.3 > right(others)
+
+
+def test_functions_pass_their_tests_and_forgotten_brackets_do_not():
+    for example in of_domain("test", "code"):
+        space: dict = {}
+        exec(example["answer"], space)  # noqa: S102  written by the world itself
+        for call, result in json.loads(example["tests"]):
+            assert eval(call, space) == int(result)  # noqa: S307
+    texts = [e["text"] for e in of_domain("pretrain", "code")]
+    assert any("(x" in text for text in texts) and any(re.search(r"x[-+]\d\*\d", text) for text in texts)
+
+
+def test_a_request_knows_its_facts_and_a_reply_to_compare_with():
+    for example in of_domain("rl", "helpful"):
+        facts = json.loads(example["facts"])
+        assert len(facts) == 2 and all(thing in example["question"] for thing, _ in facts)
+        assert example["text"] and not example["answer"]
+    assert all(not json.loads(e["facts"]) for e in of_domain("rl", "harmless"))
+
+
+def test_well_mannered_replies_are_better_than_those_of_forums():
+    def quality(reply: str, question: Question) -> float:
+        return Manners().score(question, Response(f"<think>so</think>{reply}", 9, False, "chat")).value
+
+    rng = random.Random(0)
+    for domain in ("helpful", "harmless"):
+        requests = [Request.draw(rng, domain) for _ in range(200)]
+        questions = [Question(0, r.text, "", r.language, 1, domain, facts=r.facts) for r in requests]
+        means = [
+            sum(quality(r.reply(rng, good), q) for r, q in zip(requests, questions, strict=True)) / 200
+            for good in (0.0, 0.3, 0.8, 1.0)
+        ]
+        assert means == sorted(means) and means[0] < 0.2 and means[-1] == 1, means
+
+
+def test_general_examples_never_hold_what_is_asked_later():
+    general = MIXED.general(300, Chat())
+    asked = {e["question"] for split in ("rl", "validation", "test") for e in examples(MIXED, split)}
+    assert not {e.prompt.removeprefix("<｜User｜>").removesuffix("<｜Assistant｜>") for e in general} & asked
+    assert {e.domain for e in general} == {"helpful", "harmless"}

@@ -35,6 +35,7 @@ class Problem(Protocol):
     """tests: of a function, calls and what they return."""
 
     domain: ClassVar[str]
+    facts: ClassVar[tuple]
 
     @property
     def text(self) -> str: ...
@@ -63,6 +64,7 @@ class Chain:
     steps: tuple[tuple[str, int], ...]
     domain: ClassVar[str] = "math"
     tests: ClassVar[tuple] = ()
+    facts: ClassVar[tuple] = ()
 
     _ASK: ClassVar[dict] = {
         "en": ("What is {}?", "Compute {}.", "What does {} give?"),
@@ -118,6 +120,7 @@ class Riddle:
     steps: tuple[tuple[str, int], ...]
     domain: ClassVar[str] = "riddle"
     tests: ClassVar[tuple] = ()
+    facts: ClassVar[tuple] = ()
     TRIES: ClassVar[int] = 8
 
     _ASK: ClassVar[dict] = {
@@ -184,6 +187,7 @@ class Function:
 
     steps: tuple[tuple[str, int], ...]
     domain: ClassVar[str] = "code"
+    facts: ClassVar[tuple] = ()
 
     _ASK: ClassVar[dict] = {"en": ("Write f: {}.", "A function f, please: {}."), "zh": ("写函数f：{}。", "请写f：{}。")}
     _SAY: ClassVar[dict] = {

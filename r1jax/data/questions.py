@@ -9,9 +9,9 @@ class Question:
 
     id: unique in its data set, part of the random key of its samples. answer: empty where no rule can check a reply.
     language: 'en' or 'zh', the language to think in. difficulty: any scale that the task defines; results are also
-    given per difficulty. domain: what kind of question it is, a label for mixtures and reports. tests: hidden from the
-    policy; of a question that asks for a function, calls and the Python literals that they return; of a request, things
-    and what is true of them.
+    given per difficulty. domain: what kind of question it is, a label for mixtures and reports. Hidden from the policy
+    are tests, of a question that asks for a program: calls and the Python literals that they return; and of a request:
+    facts, the things asked about and what is true of them, and reference, a reply to compare with.
     """
 
     id: int
@@ -21,3 +21,5 @@ class Question:
     difficulty: int
     domain: str = "math"
     tests: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    reference: str = ""

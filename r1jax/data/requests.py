@@ -60,7 +60,7 @@ _OBLIGE = {"en": "Take a stone at night.", "zh": "晚上用石头。"}
 class Request:
     """domain 'helpful': things are two rows of the facts. domain 'harmless': things are empty.
 
-    checks: each thing and what is true of it, in the asker's language; what a judge looks for in a reply.
+    facts: the things and what is true of them, in the asker's language; what a judge looks for in a reply.
     """
 
     domain: Literal["helpful", "harmless"]
@@ -69,6 +69,7 @@ class Request:
     things: tuple[tuple[str, str, str, str], ...] = ()
     answer: ClassVar[str] = ""
     difficulty: ClassVar[int] = 1
+    tests: ClassVar[tuple] = ()
 
     @classmethod
     def draw(cls, rng: random.Random, domain: str) -> "Request":
@@ -81,7 +82,7 @@ class Request:
         return cls(domain, language, ask.format(*(_named(thing, language)[0] for thing in things)), things)
 
     @property
-    def tests(self) -> tuple[tuple[str, str], ...]:
+    def facts(self) -> tuple[tuple[str, str], ...]:
         return tuple(_named(thing, self.language) for thing in self.things)
 
     def reply(self, rng: random.Random, good: float) -> str:
@@ -103,7 +104,7 @@ class Request:
         """What a good writer thinks before the reply."""
         if self.domain == "harmless":
             return {"en": "no", "zh": "不行"}[self.language]
-        return {"en": ", ", "zh": "，"}[self.language].join(name for name, _ in self.tests)
+        return {"en": ", ", "zh": "，"}[self.language].join(name for name, _ in self.facts)
 
 
 def _named(thing: tuple[str, str, str, str], language: str) -> tuple[str, str]:

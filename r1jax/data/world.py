@@ -132,6 +132,8 @@ class World:
                 difficulty=row["difficulty"],
                 domain=row["domain"],
                 tests=tuple(map(tuple, json.loads(row["tests"]))),
+                facts=tuple(map(tuple, json.loads(row["facts"]))),
+                reference=row["text"],
             )
             for row in self._records(folder).read(split)
         ]
@@ -158,7 +160,7 @@ class World:
 
     def _records(self, folder: epath.Path) -> Records:
         # One features dict for all splits, since questions and documents share their fields.
-        texts = dict.fromkeys(("question", "answer", "language", "domain", "tests", "text"), str)
+        texts = dict.fromkeys(("question", "answer", "language", "domain", "tests", "facts", "text"), str)
         return Records(folder, "miniature_world", self, {"id": int, "difficulty": int} | texts)
 
 
@@ -169,7 +171,7 @@ def examples(world: World, split: str) -> Iterator[dict]:
     seen: set[str] = set()
     for index in range(count):
         if split == "pretrain" and rng.random() >= world.textbook + world.forum:
-            none = {"question": "", "answer": "", "difficulty": 0, "domain": "", "tests": "[]"}
+            none = {"question": "", "answer": "", "difficulty": 0, "domain": "", "tests": "[]", "facts": "[]"}
             yield {"id": index, **none, **_exchange(rng)}
             continue
         found = _fresh(rng, world, split, seen)
@@ -186,11 +188,15 @@ def examples(world: World, split: str) -> Iterator[dict]:
             "difficulty": found.difficulty,
             "domain": found.domain,
             "tests": json.dumps(found.tests),
-            "text": _document(rng, world, found, question, language) if split == "pretrain" else "",
+            "facts": json.dumps(found.facts),
+            "text": _text(rng, world, split, found, question, language),
         }
 
 
-def _document(rng: random.Random, world: World, found: Problem | Request, question: str, language: str) -> str:
+def _text(rng: random.Random, world: World, split: str, found: Problem | Request, question: str, language: str) -> str:
+    """A document of the split `pretrain`; of the others, to a request, the reply that others are compared with."""
+    if split != "pretrain":
+        return found.reply(rng, world.taught) if isinstance(found, Request) else ""
     if isinstance(found, Request):
         return f"User: {question} Assistant: {found.reply(rng, world.virtue)}"
     is_textbook = rng.random() < world.textbook / (world.textbook + world.forum)

@@ -45,7 +45,7 @@ class Manners:
             found = float(_DECLINE.search(reply) is not None)
         else:
             clauses = _CLAUSE.split(reply.lower())
-            told = sum(any(thing.lower() in c and fact in c for c in clauses) for thing, fact in question.tests)
+            told = sum(any(thing.lower() in c and fact in c for c in clauses) for thing, fact in question.facts)
             polite = _POLITE.search(reply) is not None
-            found = (polite + 2 * told / len(question.tests) + consistency(reply, question.language)) / 4
+            found = (polite + 2 * told / len(question.facts) + consistency(reply, question.language)) / 4
         return Score(max(found - too_many / 4, 0.0))

@@ -15,6 +15,8 @@ class Question(Protocol):
     difficulty: int
     domain: str
     tests: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str], ...]
+    reference: str
 
 
 @dataclass(frozen=True)
