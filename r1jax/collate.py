@@ -17,11 +17,15 @@ from r1jax.model.lm import Rows
 Packed = dict[str, np.ndarray]
 
 
-def pack(sequences: Sequence[Sequence[int]], length: int) -> tuple[Packed, list[tuple[int, int, int, int]]]:
-    """Packs whole sequences into rows -> (the arrays of `Rows`, each [rows, length] int32; where each sequence
-    lies)."""
+def pack(
+    sequences: Sequence[Sequence[int]], length: int, together: int = 1
+) -> tuple[Packed, list[tuple[int, int, int, int]]]:
+    """Packs whole sequences into rows -> (the arrays of `Rows`, each [rows, length] int32; where each sequence lies).
+
+    together: so many sequences that follow each other, 2 for pairs, stay neighbours in one row."""
     sizes = [len(sequence) for sequence in sequences]
-    rows = packing.best_fit(sizes, length)
+    units = [sum(sizes[first : first + together]) for first in range(0, len(sizes), together)]
+    rows = [[unit * together + i for unit in row for i in range(together)] for row in packing.best_fit(units, length)]
     places = packing.layout(rows, sizes)
     shape = (len(rows), length)
     fill = lambda values: packing.fill(shape, places, values, np.int32)  # noqa: E731
