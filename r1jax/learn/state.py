@@ -57,3 +57,11 @@ class PolicyBatch(Batch):
     sampled_logp: jax.Array
     reference_logp: jax.Array
     temperature: jax.Array
+
+
+@flax.struct.dataclass
+class LabelledBatch(Batch):
+    """Rows of responses that somebody judged. weights are 0 but at the last token of a response, where labels [M, B, T]
+    float32 stand as well: +1 chosen and -1 rejected of a pair, whose two weights are the same, or 1 and 0."""
+
+    labels: jax.Array
