@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.reward.answers import TAGS, boxed, canonical, equal, last_number, parse, plain, stated, thinking
+from r1jax.reward.answers import TAGS, boxed, canonical, equal, last_number, parse, plain, reply, stated, thinking
 
 GOOD = "<think> 7+5=2 so 2 </think> <answer> 2 </answer>"
 
@@ -161,6 +161,24 @@ def test_thinking_is_what_stands_before_its_end():
     assert thinking("so it goes").strip() == "so it goes"
     assert thinking("<think> still at it").strip() == "still at it"
     assert plain("<th<think>ink>") == "<th ink>"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (GOOD, "2"),
+        ("<think> so 2 </think>\n\nIt is 2.\n", "It is 2."),
+        ("<think> a </think> b <think> c </think> d", "d"),
+        (" so 2 </think> It is 2.", "It is 2."),
+        ("Hello, how are you?", "Hello, how are you?"),
+        ("<think> still at it", ""),
+        ("<think> so 2 </think>", ""),
+        ("<think> so 2 </think> <answer> 2", "2"),
+        ("", ""),
+    ],
+)
+def test_a_reply_is_what_the_reader_sees(text, said):
+    assert reply(text) == said
 
 
 def test_a_chat_response_is_reasoning_and_a_summary():

@@ -85,6 +85,16 @@ def thinking(text: str) -> str:
     return plain(text.partition("</think>")[0])
 
 
+def reply(text: str) -> str:
+    """What any response says to the reader: what stands after the last `</think>`, and all of it where nothing was
+    thought; nothing where the thinking does not end. Of an answer in tags, what they hold."""
+    _, closed, said = text.rpartition("</think>")
+    if not closed and "<think>" in text:
+        return ""
+    _, opened, answer = said.partition("<answer>")
+    return (answer.partition("</answer>")[0] if opened else said).strip()
+
+
 def last_number(text: str) -> str | None:
     """The last number in the text, tags ignored."""
     last = None
