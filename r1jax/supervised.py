@@ -1,10 +1,10 @@
-"""Supervised training on packed rows: the loop that pretraining and fine-tuning share.
+"""Supervised training on packed rows: the loop that pretraining, fine-tuning and the training of a judge share.
 
-A step reads `rows` rows, which the feed picks; every epoch shuffles them anew. The loss is the mean over the targets
-that weigh: all of them in pretraining, those of the completions in fine-tuning.
+In the first two a step reads `rows` rows, which the feed picks; every epoch shuffles them anew. The loss is the mean
+over the targets that weigh: all of them in pretraining, those of the completions in fine-tuning.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -26,19 +26,24 @@ from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 
 
-class Settings(Protocol):
-    """What the Run of a supervised stage says of its steps; stages.pretrain.Run explains the fields."""
+class Steps(Protocol):
+    """What the Run of a stage says of its optimizer steps; stages.pretrain.Run explains the fields."""
 
-    model: Transformer
     layout: Layout
     optimizer: AdamW
     saving: Saving
+    bias_rate: float
+    capacities: tuple[float, ...]
+
+
+class Settings(Steps, Protocol):
+    """What the Run of a supervised stage says in addition."""
+
+    model: Transformer
     rows: int
     row_length: int
     microbatches: int
-    bias_rate: float
     mtp_weight: float
-    capacities: tuple[float, ...]
     remat: bool
     seed: int
 
@@ -46,31 +51,47 @@ class Settings(Protocol):
 def train(cfg: Settings, place: Place, packed: collate.Packed, steps: int, first: Callable[[], lm.Policy]) -> dict:
     """Takes `steps` optimizer steps from the policy `first()`, or goes on from the last checkpoint; on the mesh in
     force. packed: the arrays of `Rows` and `weights` (0 or 1), each [R, T]. -> the summary of the stage."""
+
+    def loss(capacity):
+        model = Model(cfg.model, cfg.layout, capacity, cfg.remat)
+        return partial(next_token_loss, model=model, mtp_weight=cfg.mtp_weight)
+
+    shapes = lm.shapes(cfg.model, cfg.layout)
+    fit(cfg, place, steps, shapes, first, loss, lambda step: _batch(cfg, packed, step), ("time/tokens_per_second",))
+    return {"steps": steps, "loss": read(place.folder / "metrics.jsonl")[-1]["loss"]}
+
+
+def fit(
+    cfg: Steps,
+    place: Place,
+    steps: int,
+    shapes: lm.Policy,
+    first: Callable[[], lm.Policy],
+    loss: Callable[[float], Callable],
+    batch_of: Callable[[int], tuple[Batch, jax.Array, int]],
+    shown: Sequence[str],
+) -> lm.Policy:
+    """The policy of these shapes after `steps` optimizer steps from `first()`, or from the last checkpoint; on the mesh
+    in force. loss: see `loop.ladder`. batch_of(step) -> (batch, number of microbatches, tokens that count). shown: the
+    metrics beside the bar, after the loss."""
     with Loop(place, steps, cfg.saving) as loop:
         optimizer = cfg.optimizer.make(steps)
-        shapes = lm.shapes(cfg.model, cfg.layout)
         found = loop.restore(jax.eval_shape(lambda p: update.init(p, optimizer), shapes).items())
         if found is None:
             step, state = 0, jax.jit(partial(update.init, optimizer=optimizer))(first())
         else:
             step, arrays, _ = found
             state = State.of(arrays)
-
-        def loss(capacity):
-            model = Model(cfg.model, cfg.layout, capacity, cfg.remat)
-            return partial(next_token_loss, model=model, mtp_weight=cfg.mtp_weight)
-
         rungs = ladder(loss, cfg.capacities, cfg.layout.mesh, optimizer, cfg.bias_rate)
         while step < steps:
-            batch, count, tokens = _batch(cfg, packed, step)
+            batch, count, tokens = batch_of(step)
             state, metrics = apply(rungs, state, batch, count, name=place.name)
             step += 1
-            loop.record(step, metrics, shown=("loss", "time/tokens_per_second"), tokens=tokens)
+            loop.record(step, metrics, shown=("loss", *shown), tokens=tokens)
             loop.checkpoint(step, lambda: state.items(), {"step": step})  # noqa: B023
         loop.store.wait()
-    records = read(place.folder / "metrics.jsonl")
-    curves(records, place.folder / "plots")
-    return {"steps": steps, "loss": records[-1]["loss"]}
+    curves(read(place.folder / "metrics.jsonl"), place.folder / "plots")
+    return state.policy
 
 
 def _batch(cfg: Settings, packed: collate.Packed, step: int) -> tuple[Batch, jax.Array, int]:
