@@ -21,6 +21,7 @@ FLOORS = {
     "responses": 2.4,
     "scoring": 2.6,
     "survey": 2.6,
+    "judging": 2.6,
     "experience": 2.8,
     "stages": 3,
     "recipe": 4,

@@ -31,7 +31,9 @@ PANELS = {
     "entropy": Panel("entropy", "Entropy of the policy", "nats a token"),
     "format": Panel("reward/format", "Responses in the asked format", "share of responses"),
     "truncation": Panel("length/truncated", "Responses cut at the length limit", "share of responses"),
-    "loss": Panel("loss", "Loss", "nats a token"),
+    "loss": Panel("loss", "Loss", "mean over the batch"),
+    "agreement": Panel("accuracy", "Agreement of the judge with its labels", "share of the batch"),
+    "margin": Panel("margin", "What the judge puts between better and worse", "difference of values"),
 }
 
 
