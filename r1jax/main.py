@@ -35,7 +35,7 @@ examples:
   r1jax run configs/recipes/miniature_zero.gin
   r1jax run configs/recipes/miniature_zero.gin --dry_run
   r1jax run configs/recipes/miniature_zero.gin --gin.reinforce.Run.steps=10 --workdir /tmp/runs
-  r1jax run configs/recipes/miniature_zero.gin --gin.evaluate_zero/evaluate.Run.samples=4
+  r1jax run configs/recipes/miniature_zero.gin --gin.evaluate_zero/sampler.Sampler.samples=4
 
 --gin.NAME=VALUE binds a name as a gin file would, in every stage that imports its module; with STAGE/ before the name,
 in that stage only. A value that is no gin literal is taken as a string. Files and flags: later ones win.

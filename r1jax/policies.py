@@ -9,6 +9,12 @@ from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 
 
+def before(init: str | None, stage: str) -> str:
+    """The stage whose policy a stage reads: `init`, or where that is None, what follows the first underscore of its own
+    name, as 'zero' in 'evaluate_zero'."""
+    return init or stage.partition("_")[2]
+
+
 def latest(folder: epath.Path) -> int:
     """The step of a stage's last checkpoint."""
     step = Store(folder / "checkpoints").latest()

@@ -18,6 +18,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from r1jax import policies
 from r1jax.base import fields
 from r1jax.base.fields import require
 from r1jax.base.files import write_atomically
@@ -89,6 +90,7 @@ def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
             module.describe(cfg, place)
             for field in ("data", "init", "examples"):
                 named = getattr(cfg, field, ())
+                named = policies.before(None, stage) if named is None else named
                 for name in (named,) if isinstance(named, str) else named:
                     require(
                         name in before or place.other(name).exists(),

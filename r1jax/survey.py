@@ -27,9 +27,8 @@ from r1jax.rollout.sampler import Sampler
 
 
 class Settings(Protocol):
-    """What the Run of such a stage says. init: the stage whose policy is asked. chunk: questions at a time."""
+    """What the Run of such a stage says. chunk: questions at a time."""
 
-    init: str
     template: Template
     model: Transformer
     mesh: Mesh
@@ -58,20 +57,21 @@ def describe(cfg: Settings, questions: int) -> list[str]:
 def ask(
     cfg: Settings,
     place: Place,
+    init: str,
     questions: Sequence[Question],
     tokenizer: Tokenizer,
     judge: Judgement,
     shown: str,
 ) -> list[dict]:
-    """The records of all questions, in order; they are kept in samples.jsonl. shown: the field whose mean the progress
-    bar shows."""
+    """Puts the questions to the policy of stage `init` -> all records, in order; they are kept in samples.jsonl. shown:
+    the field whose mean the progress bar shows."""
     G = cfg.sampler.samples
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     responder.prompts(questions)  # one that is too long is found now
     path = place.folder / "samples.jsonl"
     done = _whole_chunks(read(path), cfg.chunk * G, len(questions) * G)
     with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, len(questions)) as progress:
-        view = responder.view(policies.load(place.other(cfg.init), cfg.model, Layout(cfg.mesh, cfg.dtype)))
+        view = responder.view(policies.load(place.other(init), cfg.model, Layout(cfg.mesh, cfg.dtype)))
         place.record()
         if is_main():
             write_atomically(path, _lines(done))

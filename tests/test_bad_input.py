@@ -19,7 +19,7 @@ def stages(**files: str) -> str:
 
 
 BASE = stages(data="prepare", base="pretrain")
-ALL = {"data": "prepare", "base": "pretrain", "zero": "reinforce", "evaluate_zero": "evaluate_zero"}
+ALL = {"data": "prepare", "base": "pretrain", "zero": "reinforce", "evaluate_zero": "evaluate"}
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +178,10 @@ def test_a_document_longer_than_a_row(mistake, begun):
     assert re.search(r"a sequence of \d+ tokens does not fit a row of 24; raise the row length", line)
 
 
-@pytest.mark.parametrize("file", ["reinforce", "evaluate_base"])
-def test_a_base_that_is_not_there(file, mistake, begun):
+@pytest.mark.parametrize("stage, file", [("zero", "reinforce"), ("evaluate_base", "evaluate")])
+def test_a_base_that_is_not_there(stage, file, mistake, begun):
     shutil.rmtree(begun / "tiny/base/checkpoints")
-    line, _ = mistake(begun, stages(data="prepare", base="pretrain", further=file))
+    line, _ = mistake(begun, stages(data="prepare", base="pretrain", **{stage: file}))
     assert f"no checkpoint in {begun}/tiny/base; run that stage first" in line
 
 

@@ -12,7 +12,7 @@ from r1jax.base.metrics import read
 from r1jax.main import main
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"data": "prepare", "base": "pretrain", "zero": "reinforce", "evaluate_zero": "evaluate_zero"}
+STAGES = {"data": "prepare", "base": "pretrain", "zero": "reinforce", "evaluate_zero": "evaluate"}
 RUN = [
     "run",
     str(ROOT / "tests/tiny/recipe.gin"),

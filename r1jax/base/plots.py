@@ -31,6 +31,8 @@ PANELS = {
     "entropy": Panel("entropy", "Entropy of the policy", "nats a token"),
     "format": Panel("reward/format", "Responses in the asked format", "share of responses"),
     "truncation": Panel("length/truncated", "Responses cut at the length limit", "share of responses"),
+    "reflection": Panel("words/reflection", "Looking back", "reflective words a response"),
+    "language": Panel("words/language", "Thinking in the question's language", "share of its words"),
     "loss": Panel("loss", "Loss", "mean over the batch"),
     "agreement": Panel("accuracy", "Agreement of the judge with its labels", "share of the batch"),
     "margin": Panel("margin", "What the judge puts between better and worse", "difference of values"),

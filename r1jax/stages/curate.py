@@ -78,7 +78,7 @@ def run(cfg: Run, place: Place) -> None:
     def judge(asked: Sequence[Question], sampled: Responses) -> list[dict]:
         return [record for i, question in enumerate(asked) for record in _judge(cfg, question, i, sampled, tokenizer)]
 
-    records = survey.ask(cfg, place, questions, tokenizer, judge, shown="kept")
+    records = survey.ask(cfg, place, cfg.init, questions, tokenizer, judge, shown="kept")
     if is_main():
         G = cfg.sampler.samples
         found = [_example(cfg, questions[i // G], record, source) for i, record in enumerate(records) if record["kept"]]

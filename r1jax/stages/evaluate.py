@@ -27,11 +27,11 @@ from r1jax.rollout.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """data, init: the stages that prepared the data and trained the policy. split: 'validation' or 'test', of which the
-    first `questions` are asked, `chunk` of them at a time."""
+    """data, init: the stages that prepared the data and trained the policy; init None: the stage whose name follows
+    'evaluate_' in this one's. split: 'validation' or 'test', of which the first `questions` are asked, `chunk` of them
+    at a time."""
 
     data: str
-    init: str
     task: World
     template: Template
     model: Transformer
@@ -39,6 +39,7 @@ class Run:
     sampler: Sampler
     questions: int
     chunk: int
+    init: str | None = None
     split: Literal["validation", "test"] = "test"
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -59,14 +60,15 @@ def describe(cfg: Run, place: Place) -> list[str]:
 def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     questions = cfg.task.questions(cfg.split, place.other(cfg.data))[: cfg.questions]
-    step = policies.latest(place.other(cfg.init))
+    init = policies.before(cfg.init, place.name)
+    step = policies.latest(place.other(init))
 
     def judge(asked: Sequence[Question], sampled: Responses) -> list[dict]:
         return [_record(cfg, q, sampled.text(i, g, tokenizer), g) for i, q in enumerate(asked) for g in range(G)]
 
     G = cfg.sampler.samples
-    grades = _grades(survey.ask(cfg, place, questions, tokenizer, judge, shown="correct"), G)
-    results = summary(questions, grades) | {"seed": cfg.seed, "checkpoint": f"{cfg.init}/{step}", "split": cfg.split}
+    grades = _grades(survey.ask(cfg, place, init, questions, tokenizer, judge, shown="correct"), G)
+    results = summary(questions, grades) | {"seed": cfg.seed, "checkpoint": f"{init}/{step}", "split": cfg.split}
     if is_main():
         write_atomically(place.folder / "results.json", json.dumps(results, indent=1) + "\n")
     place.finish({})
