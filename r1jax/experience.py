@@ -12,7 +12,7 @@ from r1jax import collate
 from r1jax.learn.grpo import Grpo, token_weights
 from r1jax.learn.state import PolicyBatch
 from r1jax.model.layout import Layout
-from r1jax.scoring import Scored
+from r1jax.scoring import Scoring
 
 
 @flax.struct.dataclass
@@ -40,14 +40,15 @@ class Experience:
         return int((self.ends - self.starts).sum())
 
 
-def of(groups: Sequence[tuple[Scored, int]], advantages_QG: np.ndarray, window: int, order: np.ndarray) -> Experience:
-    """The experience of questions out of scored rollouts, each (rollout, index), in sequences of `window` tokens."""
-    Q, G = advantages_QG.shape
+def of(groups: Sequence[tuple[Scoring, int]], window: int, order: np.ndarray) -> Experience:
+    """The experience of questions out of rollouts, each (rollout, index), in sequences of `window` tokens. It has no
+    advantages yet, which may wait for the scores."""
+    Q, G = len(groups), groups[0][0].responses.lengths.shape[1]
     tokens = np.zeros((Q, G, window), np.int32)
     logp = np.zeros((Q, G, window), np.float32)
     starts = np.zeros((Q, G), np.int32)
-    for row, (scored, q) in enumerate(groups):
-        prompt, responses = scored.responses.prompts[q], scored.responses
+    for row, (rollout, q) in enumerate(groups):
+        prompt, responses = rollout.responses.prompts[q], rollout.responses
         response = slice(len(prompt), len(prompt) + responses.tokens.shape[2])
         tokens[row, :, : len(prompt)] = prompt
         tokens[row, :, response], logp[row, :, response] = responses.tokens[q], responses.logp[q]
@@ -56,12 +57,12 @@ def of(groups: Sequence[tuple[Scored, int]], advantages_QG: np.ndarray, window: 
     return Experience(
         tokens=flat(tokens),
         starts=flat(starts),
-        ends=flat(starts + np.stack([scored.responses.lengths[q] for scored, q in groups])),
-        finished=flat(np.stack([scored.responses.finished[q] for scored, q in groups])),
+        ends=flat(starts + np.stack([rollout.responses.lengths[q] for rollout, q in groups])),
+        finished=flat(np.stack([rollout.responses.finished[q] for rollout, q in groups])),
         sampled=flat(logp),
         old=flat(logp),
         reference=flat(logp),
-        advantages=flat(advantages_QG),
+        advantages=np.zeros(Q * G, np.float32),
         order=order.astype(np.int32),
     )
 

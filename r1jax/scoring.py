@@ -1,26 +1,34 @@
 """Rewards and grades of sampled responses, as numbers that every process holds."""
 
+import contextlib
 import dataclasses
+import functools
 import math
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from r1jax.base.fields import require
 from r1jax.data.questions import Question
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.responses import Responses
-from r1jax.reward.grade import Grade, grade
-from r1jax.reward.rules import Reward, total
+from r1jax.reward import sandbox
+from r1jax.reward.code import Code
+from r1jax.reward.grade import columns, lost, marks
+from r1jax.reward.pool import Lost, Pool
+from r1jax.reward.rules import Reward
 
-GRADES = tuple(field.name for field in dataclasses.fields(Grade) if field.name != "answer")
+SECONDS = 60.0  # that a worker may take for one response, the start of the worker included
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """Q questions and G responses each. rewards [Q, G] float64: the weighted sum. columns, each [Q, G]: the numbers of
-    `Grade`, each reward's value under `reward/<name>`, whether a reward met an unparsable response or a time-out."""
+    """Q questions and G responses each. rewards [Q, G] float64: the weighted sum. columns, each [Q, G]: what else
+    `grade.columns` names."""
 
     questions: Sequence[Question]
     responses: Responses
@@ -65,27 +73,59 @@ class Scored:
         ][:count]
 
 
-def score(
-    questions: Sequence[Question], responses: Responses, rewards: Sequence[Reward], tokenizer: Tokenizer
-) -> Scored:
-    """Scores all responses: each process its share of the questions, then all share the numbers."""
-    keys = [*GRADES, *(f"reward/{reward.name}" for reward in rewards), "reward/unparsable", "reward/timeout", "total"]
-    table = np.zeros((*responses.lengths.shape, len(keys)))
-    for q in range(jax.process_index(), len(questions), jax.process_count()):
-        for g in range(table.shape[1]):
-            response = responses.text(q, g, tokenizer)
-            graded = grade(questions[q], response)
-            value, parts, statuses = total(rewards, questions[q], response)
-            met = set(statuses.values())
-            table[q, g] = [
-                *(getattr(graded, name) for name in GRADES),
-                *(parts[reward.name] for reward in rewards),
-                "unparsable" in met,
-                "timeout" in met,
-                value,
-            ]
-    if jax.process_count() > 1:
-        bits = multihost_utils.process_allgather(table.view(np.uint32))  # as numbers, jax would round them to float32
-        table = bits.view(np.float64).sum(0)
-    columns = dict(zip(keys, np.moveaxis(table, 2, 0), strict=True))
-    return Scored(questions, responses, columns.pop("total"), columns)
+class Scoring:
+    """Scores under way: those of this process's share of the questions."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        responses: Responses,
+        rewards: Sequence[Reward],
+        tokenizer: Tokenizer,
+        scorers: Pool | None,
+    ):
+        """Begins: in the pool, without waiting, or else here, to the end."""
+        began = time.monotonic()
+        self.questions, self.responses, self._rewards = questions, responses, rewards
+        self._begun = {}
+        for q in range(jax.process_index(), len(questions), jax.process_count()):
+            for g in range(responses.lengths.shape[1]):
+                work = (rewards, questions[q], responses.text(q, g, tokenizer))
+                self._begun[q, g] = work[-1], (scorers.submit(marks, *work) if scorers else marks(*work))
+        self.seconds = time.monotonic() - began  # that the caller has waited so far
+
+    @functools.cached_property
+    def scored(self) -> Scored:
+        """Waits for the last response, then all processes share the numbers; all must ask."""
+        began = time.monotonic()
+        names = columns(self._rewards)
+        table = np.zeros((*self.responses.lengths.shape, len(names)))
+        for place, (response, work) in self._begun.items():
+            try:
+                table[place] = work.result() if isinstance(work, Future) else work
+            except Lost:
+                table[place] = lost(self._rewards, response)
+        if jax.process_count() > 1:
+            bits = multihost_utils.process_allgather(table.view(np.uint32))  # jax would round numbers to float32
+            table = bits.view(np.float64).sum(0)
+        numbers = dict(zip(names, np.moveaxis(table, 2, 0), strict=True))
+        self.seconds += time.monotonic() - began
+        return Scored(self.questions, self.responses, numbers.pop("total"), numbers)
+
+
+def workers(count: int) -> contextlib.AbstractContextManager[Pool | None]:
+    """A pool of `count` workers while it is entered; None where `count` is 0 and everything is scored in place."""
+    return Pool(count, SECONDS) if count else contextlib.nullcontext()
+
+
+def describe(rewards: Sequence[Reward], scorers: int) -> str:
+    """How responses will be scored. UserError where programs are to run and no sandbox can be had."""
+    said = f"scored by {scorers} processes" if scorers else "scored in place"
+    for reward in rewards:
+        if isinstance(reward, Code):
+            said += f", programs run by {sandbox.way(reward.without_sandbox)}"
+            require(
+                reward.limits.wall + sandbox.GRACE < SECONDS,
+                f"Limits.wall is {reward.limits.wall}; a response is given up after {SECONDS} seconds",
+            )
+    return said

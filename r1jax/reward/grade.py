@@ -1,10 +1,11 @@
 """All that evaluation and monitoring want to know of one response, whatever it was rewarded for."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from r1jax.reward.answers import equal, last_number, thinking
 from r1jax.reward.response import Question, Response
-from r1jax.reward.rules import Format
+from r1jax.reward.rules import Format, Reward, total
 from r1jax.reward.words import consistency, reflections
 
 
@@ -41,3 +42,27 @@ def grade(question: Question, response: Response) -> Grade:
         answer=parts.answer if parts else None,
         tokens=response.tokens,
     )
+
+
+NUMBERS = tuple(field.name for field in fields(Grade) if field.name != "answer")
+
+
+def columns(rewards: Sequence[Reward]) -> list[str]:
+    """The names of what `marks` gives: the numbers of a Grade, each reward's value under `reward/<name>`, whether a
+    reward met an unparsable response or a time-out, and `total`, the weighted sum."""
+    return [*NUMBERS, *(f"reward/{reward.name}" for reward in rewards), "reward/unparsable", "reward/timeout", "total"]
+
+
+def marks(rewards: Sequence[Reward], question: Question, response: Response) -> list[float]:
+    """All the numbers of one response, in the order of `columns`. One piece of work for a pool."""
+    graded = grade(question, response)
+    value, values, statuses = total(rewards, question, response)
+    met = set(statuses.values())
+    numbers = [getattr(graded, name) for name in NUMBERS] + [values[reward.name] for reward in rewards]
+    return [float(number) for number in (*numbers, "unparsable" in met, "timeout" in met, value)]
+
+
+def lost(rewards: Sequence[Reward], response: Response) -> list[float]:
+    """The same of a response whose marks were lost: worth nothing, a time-out."""
+    known = {"tokens": response.tokens, "truncated": response.truncated, "reward/timeout": 1}
+    return [float(known.get(name, 0)) for name in columns(rewards)]

@@ -72,44 +72,47 @@ class Outcome(NamedTuple):
 
 
 def run(program: str, limits: Limits, *, without_sandbox: bool = False) -> Outcome:
-    """Runs a program to its end and returns when all its processes are gone.
+    """Runs a program to its end and returns when all its processes are gone. UserError as `way` has it."""
+    return run_by(way(without_sandbox), program, limits)
 
-    UserError where no sandbox can be had, unless `without_sandbox`; then it runs under limits alone.
-    """
-    way, why = available()
-    if way is None and not without_sandbox:
+
+def way(without_sandbox: bool = False) -> Way:
+    """How programs run here. UserError where no sandbox can be had, unless `without_sandbox`; then under limits alone,
+    which is 'bare'."""
+    found, why = available()
+    if found is None and not without_sandbox:
         raise UserError(NO_SANDBOX.format(why))
-    return run_by(way or "bare", program, limits)
+    return found or "bare"
 
 
 @functools.cache
 def available() -> tuple[Way | None, str]:
     """The way that works here; or None, and why not."""
     reasons = []
-    for way in ("bubblewrap", "kernel"):
-        why = fault(way)
+    for candidate in ("bubblewrap", "kernel"):
+        why = fault(candidate)
         if not why:
-            return way, ""
-        reasons.append(f"{way}: {why}")
+            return candidate, ""
+        reasons.append(f"{candidate}: {why}")
     return None, "; ".join(reasons)
 
 
-def fault(way: Way) -> str:
+def fault(by: Way) -> str:
     """Why a way does not work here, in a line; empty where it does."""
     if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
         return "made for Linux on x86_64 and aarch64"
-    if way == "bubblewrap" and not shutil.which("bwrap"):
+    if by == "bubblewrap" and not shutil.which("bwrap"):
         return "not installed"
     with tempfile.NamedTemporaryFile() as outside:
-        outcome = run_by(way, PROBE.format(outside=outside.name), Limits())
+        outcome = run_by(by, PROBE.format(outside=outside.name), Limits(wall=30.0))
     if outcome == ("ok", b""):
         return ""
     return " ".join(outcome.output.decode(errors="replace").split())[:200] or outcome.status
 
 
-def run_by(way: Way, program: str, limits: Limits) -> Outcome:
+def run_by(by: Way, program: str, limits: Limits) -> Outcome:
     """Runs a program by a stated way, which may be none at all."""
-    with tempfile.TemporaryDirectory() if way == "bare" else contextlib.nullcontext() as scratch:
+    with tempfile.TemporaryDirectory() if by == "bare" else contextlib.nullcontext() as scratch:
         request = {
             "program": program,
             "limits": vars(limits),
@@ -121,7 +124,7 @@ def run_by(way: Way, program: str, limits: Limits) -> Outcome:
             "bubblewrap": shutil.which("bwrap"),
         }
         launcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), way],
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), by],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1jax import collate, experience, policies, responses
+from r1jax import collate, experience, policies, responses, scoring
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
@@ -35,7 +35,7 @@ from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 from r1jax.reward.rules import Reward
 from r1jax.rollout.sampler import Sampler
-from r1jax.scoring import score
+from r1jax.scoring import Scoring
 
 SHOWN = ("reward/mean", "reward/accuracy", "length/mean", "time/tokens_per_second")
 
@@ -48,7 +48,8 @@ class Run:
     `steps` and `reference_every` (None: never) count optimizer steps. rows, row_length: shape of a microbatch.
     dynamic_sampling: questions whose samples are all right or all wrong are replaced by fresh ones, from at most that
     many rollouts (DAPO, 2503.14476, section 3.2); None: they stay. show: samples.jsonl gets that many responses, every
-    `show_every` rollouts.
+    `show_every` rollouts. scorers: worker processes that score, on each host; 0: the trainer does, which suits rewards
+    that only read text.
     """
 
     data: str
@@ -75,13 +76,14 @@ class Run:
     remat: bool = True
     show: int = 4
     show_every: int = 10
+    scorers: int = 0
     seed: int = 0
 
     def __post_init__(self):
         check(self)
         counts = ("steps", "questions", "rows", "row_length", "minibatches", "reference_every", "dynamic_sampling")
         at_least(1, self, *counts, "show_every")
-        at_least(0, self, "show")
+        at_least(0, self, "show", "scorers")
         require(len(self.rewards) > 0, "reinforce.Run.rewards is empty; choose at least one reward")
         require(len(self.capacities) > 0, "reinforce.Run.capacities is empty; it needs one at least")
         require(
@@ -134,6 +136,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
         + (
             "the reference stays" if cfg.reference_every is None else f"reference refreshed every {cfg.reference_every}"
         ),
+        scoring.describe(cfg.rewards, cfg.scorers),
     ]
 
 
@@ -142,7 +145,11 @@ def run(cfg: Run, place: Place) -> None:
     pool = cfg.task.questions("rl", place.other(cfg.data))
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     responder.prompts(pool)  # one that is too long is found now
-    with jax.set_mesh(cfg.mesh.make()), Loop(place, cfg.steps, cfg.saving) as loop:
+    with (
+        jax.set_mesh(cfg.mesh.make()),
+        Loop(place, cfg.steps, cfg.saving) as loop,
+        scoring.workers(cfg.scorers) as scorers,
+    ):
         optimizer = cfg.optimizer.make(cfg.steps)
         policy_shapes = lm.shapes(cfg.model, cfg.layout)
         like = jax.eval_shape(lambda p: update.init(p, optimizer), policy_shapes).items()
@@ -183,7 +190,9 @@ def run(cfg: Run, place: Place) -> None:
         while host["step"] < cfg.steps:
             told = {}
             if host["left"] == 0:
-                held, told = _rollout(cfg, host, pool, responder, tokenizer, scores, state.policy, reference, loop)
+                held, told = _rollout(
+                    cfg, host, pool, responder, tokenizer, scores, state.policy, reference, scorers, loop
+                )
                 host |= {"left": cfg.minibatches}
             began = time.monotonic()
             index = cfg.minibatches - host["left"]
@@ -228,38 +237,41 @@ def _means(metrics: dict) -> dict:
     return {k: v / tokens if k in ("kl", "clipped", "ratio", "mismatch", "entropy") else v for k, v in metrics.items()}
 
 
-def _rollout(cfg: Run, host: dict, pool, responder, tokenizer, scores, policy, reference, loop: Loop):
-    """Samples and scores one rollout; advances the feed in `host` -> (Experience, metrics)."""
-    began = time.monotonic()
+def _rollout(cfg: Run, host: dict, pool, responder, tokenizer, scores, policy, reference, scorers, loop: Loop):
+    """Samples and scores one rollout; advances the feed in `host` -> (Experience, metrics). While the scorers work, the
+    policies' log-probabilities are computed, unless dynamic sampling waits for the scores."""
+    began, first = time.monotonic(), host["rollout"]
     view = responder.view(policy)
-    kept, told = [], []
+    kept, tries, sampled_at = [], [], []
     for _ in range(cfg.dynamic_sampling or 1):
         questions = [pool[i] for i in feed.take(cfg.seed, host["position"], cfg.questions, len(pool))]
         sampled = responder.sample(view, questions, seed=cfg.seed, rollout=host["rollout"])
-        sampled_at = time.monotonic()
-        scored = score(questions, sampled, cfg.rewards, tokenizer)
-        told.append(
-            scored.metrics() | {"time/rollout": sampled_at - began, "time/score": time.monotonic() - sampled_at}
-        )
-        if host["rollout"] % cfg.show_every == 0:
-            loop.journal.samples(host["step"] + 1, scored.examples(cfg.show, tokenizer))
+        sampled_at.append(time.monotonic())
+        tries.append(Scoring(questions, sampled, cfg.rewards, tokenizer, scorers))
         host |= {"position": host["position"] + cfg.questions, "rollout": host["rollout"] + 1}
-        kept += [(scored, q) for q in range(cfg.questions) if cfg.dynamic_sampling is None or scored.varied[q]]
+        varied = np.ones(cfg.questions, bool) if cfg.dynamic_sampling is None else tries[-1].scored.varied
+        kept += [(tries[-1], q) for q in np.flatnonzero(varied)]
         if len(kept) >= cfg.questions:
             break
     else:  # not enough after all rollouts: groups without variance fill up, and weigh nothing
-        kept += [(scored, q) for q in range(cfg.questions) if not scored.varied[q]]
+        kept += [(tries[-1], q) for q in np.flatnonzero(~varied)]
     del view
     kept = kept[: cfg.questions]
-    advantages = grpo.advantages(np.stack([scored.rewards[q] for scored, q in kept]), cfg.algorithm)
     order = np.random.default_rng((cfg.seed, host["rollout"])).permutation(cfg.sequences)
-    held = experience.of(kept, advantages, cfg.sampler.window, order)
+    held = experience.of(kept, cfg.sampler.window, order)
+    told = {"time/rollout": sampled_at[0] - began, "rollout/tries": float(len(tries))}
     began = time.monotonic()
     if cfg.algorithm.rescores:
         held = held.replace(old=_score_all(cfg, held, scores, policy))
     if reference is not None:
         held = held.replace(reference=_score_all(cfg, held, scores, reference))
-    return held, told[0] | {"rollout/tries": float(len(told)), "time/reference": time.monotonic() - began}
+    told |= {"time/reference": time.monotonic() - began}
+    advantages = grpo.advantages(np.stack([rollout.scored.rewards[q] for rollout, q in kept]), cfg.algorithm)
+    told |= tries[0].scored.metrics() | {"time/score": tries[0].seconds}
+    for rollout, done in enumerate(tries, first):
+        if rollout % cfg.show_every == 0:
+            loop.journal.samples(host["step"] + 1, done.scored.examples(cfg.show, tokenizer))
+    return held.replace(advantages=advantages.reshape(-1)), told
 
 
 def _score_all(cfg: Run, held: experience.Experience, scores, policy: lm.Policy) -> np.ndarray:
