@@ -29,7 +29,7 @@ import sys
 import time
 
 NOBODY = 65534
-ROOT, SCRATCH = "/proc", "/scratch"  # the new root is mounted on a folder that exists everywhere and is not needed
+ROOT, SCRATCH = "/proc", "/sandbox"  # the new root is mounted on a folder that exists everywhere and is not needed
 STATUSES = {10: "ok", 11: "failed", 12: "timeout", 13: "killed"}  # exit statuses of init
 CODES = {status: code for code, status in STATUSES.items()}
 UNCONFINED = 14
