@@ -1,4 +1,4 @@
-"""The reward of a program: it runs, and hidden calls of its functions return what they should (R1 paper, 2.2.2).
+"""The reward of a program: it runs to its end, and hidden calls return what they should (R1 paper, section 2.2.2).
 
 The program, and all that comes back from it, is the work of an adversary who runs in the same interpreter as the calls
 do. So the sandbox is told the calls but not their results: a forged report pays no more than a right one, because to
@@ -32,10 +32,7 @@ except BaseException:
     lines.append({unparsable!r})
 else:
     space = {{"__name__": "answer"}}
-    try:
-        exec(code, space)
-    except BaseException:
-        pass
+    exec(code, space)
     for call in {calls!r}:
         try:
             lines.append(ascii(eval(call, space)))
