@@ -1,12 +1,14 @@
 """The reward of a program: what is right is paid, in whichever form it comes; no canary is, and none hurts."""
 
 import os
+import random
 import threading
 from pathlib import Path
 
 import pytest
 
 from r1jax.base.fields import UserError
+from r1jax.data.problems import Function
 from r1jax.data.questions import Question
 from r1jax.reward import code
 from r1jax.reward.code import Code
@@ -138,7 +140,17 @@ def test_a_canary_leaves_the_trainer_as_it_was(tmp_path):
 def test_what_is_not_judged():
     assert REWARD.score(QUESTION, Response(f"<think> so </think> <answer> {GOOD}", 9, True)) == Score(0.0, "truncated")
     arithmetic = Question(2, "What is 7+5?", "2", "en", 2)
-    assert REWARD.score(arithmetic, response("def f(x): return 2")) == Score(0.0)
+    request = Question(3, "Tell me of tea.", "", "en", 1, "helpful", (("f(1)", "5"),))
+    for question in (arithmetic, request):
+        assert REWARD.score(question, response("def f(x): return 5")) == Score(0.0, "inapplicable")
+
+
+def test_functions_of_the_miniature_world_are_paid():
+    """What the task says is right passes the task's own tests; what it forgot brackets in does not."""
+    function = Function((("+", 2), ("*", 3), ("-", 4)))
+    question = Question(4, function.ask(random.Random(0), "en"), function.answer, "en", 3, "code", function.tests)
+    assert REWARD.score(question, response(function.answer)) == RIGHT
+    assert REWARD.score(question, response("def f(x):return x+2*3-4")) == WRONG
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ with open(report, "w") as file:
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """1 if the reply is a Python program whose functions pass all tests of the question, else 0.
+    """1 if the reply is a Python program whose functions pass all tests of the question, else 0; of a question that
+    asks for no program nothing can be said.
 
     The program is the last closed ``` block of the reply, or all of it where there is no ```. limits: of one program
     with all its tests. without_sandbox: where no sandbox can be had, programs run under limits alone, with the rights,
@@ -61,10 +62,10 @@ class Code:
         check(self)
 
     def score(self, question: Question, response: Response) -> Score:
-        """A question without tests, which asks for no program, is 0. UserError where no sandbox can be had."""
+        """Judges replies to questions of the domain 'code'. UserError where no sandbox can be had."""
         tests = question.tests
-        if not tests:
-            return Score(0.0)
+        if question.domain != "code" or not tests:
+            return Score(0.0, "inapplicable")
         if response.truncated:
             return Score(0.0, "truncated")
         source = response.parts and program(response.parts.reply)
