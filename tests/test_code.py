@@ -129,12 +129,13 @@ def test_what_does_not_end_is_a_timeout(program):
 
 def test_a_canary_leaves_the_trainer_as_it_was(tmp_path):
     os.chmod(tmp_path, 0o777)
-    children, threads, folder = Path("/proc/self/task"), threading.active_count(), os.getcwd()
+    children = lambda: [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]  # noqa: E731
+    before, threads, folder = children(), threading.active_count(), os.getcwd()
     target = tmp_path / "canary"
     program = f"import os\nopen({str(target)!r}, 'w').write('1')\nos.chdir('/')\n{GOOD}"
     assert REWARD.score(QUESTION, response(program)) == WRONG
     assert not target.exists() and os.getcwd() == folder and threading.active_count() == threads
-    assert all(not (task / "children").read_text() for task in children.iterdir())
+    assert children() == before
 
 
 def test_what_is_not_judged():

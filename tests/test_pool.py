@@ -103,13 +103,13 @@ def test_a_closed_pool_leaves_nobody_whatever_was_under_way():
 
 
 def test_workers_end_with_the_trainer():
-    """Even one that is killed, with a worker that hangs."""
+    """Even one that is killed, with a worker that hangs where Python cannot see it."""
     script = """
-import os, time
+import os, re
 from r1jax.reward.pool import Pool
 with Pool(1, 600.0) as pool:
     print(pool.submit(os.getpid).result(), flush=True)
-    pool.submit(time.sleep, 600).result()
+    pool.submit(re.match, "(a*)*b", "a" * 60).result()
 """
     command = [sys.executable, "-c", script]
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -67,10 +67,10 @@ def test_no_text_breaks_the_trainer(way, program):
     assert run_by(way, program, LIMITS).status in ("ok", "failed", "killed")
 
 
-def test_a_program_is_nobody_and_sees_nothing(way, tmp_path):
+def test_a_program_is_nobody_and_sees_nothing(way, tmp_path, monkeypatch):
     secret = tmp_path / "secret"
     secret.write_text("the answer is 7")
-    os.environ["SECRET"] = "7"
+    monkeypatch.setenv("SECRET", "7")
     program = f"""
 print(os.getuid(), os.getgid(), os.getgroups() in ([], [65534]), os.getpid(), os.getcwd(), os.listdir())
 print([name for name in os.environ if name != "LC_CTYPE"], os.uname().nodename)

@@ -1,4 +1,4 @@
-"""Runs one untrusted Python program in a sandbox. Not a module: `sandbox.run` starts it as `python -I -S launcher.py`.
+"""Runs one untrusted Python program in a sandbox; `sandbox.run` starts it by its path, as `python -I -S launcher.py`.
 
 A fresh interpreter, since the trainer has threads and must not fork. The request comes as JSON on stdin; the status,
 a new line and the program's output go to stdout. Exit status 1: the sandbox could not be made, stderr says why.
@@ -165,15 +165,18 @@ def init(request: dict, way: str) -> int:
         pid, status, used = os.wait4(-1, 0)
         if pid == program:
             break
-    if os.WIFSIGNALED(status) and used.ru_utime + used.ru_stime > request["limits"]["cpu"] - 0.1:
-        return CODES["timeout"]
     if os.WIFSIGNALED(status):
-        return CODES["killed"]
+        spent = used.ru_utime + used.ru_stime  # the limit goes by clock ticks, which differ from it
+        late = os.WTERMSIG(status) == signal.SIGXCPU or (
+            os.WTERMSIG(status) == signal.SIGKILL and spent > request["limits"]["cpu"] / 2
+        )
+        return CODES["timeout" if late else "killed"]
     return CODES["ok" if os.WEXITSTATUS(status) == 0 else "failed"]
 
 
 def die_with(parent: int) -> None:
-    """Has the kernel kill this process when the parent, whose id is given as seen from here, ends."""
+    """Has the kernel kill this process when the parent, whose id is given as seen from here, ends: more exactly the
+    parent's thread that started it. Linux only."""
     if sys.platform == "linux":
         call("prctl", DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it has ended already

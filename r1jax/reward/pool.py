@@ -5,8 +5,8 @@ gives the result. A worker that dies or does not answer in time is killed with a
 its place, and its piece of work raises `Lost`; no other piece notices. What a function raises, its future raises.
 
 Workers are fresh interpreters, not forks: the trainer has threads, and a worker must not carry its memory or devices.
-Each has a thread of the trainer, which waits for it, and ends by itself when the trainer does. The pools of the
-standard library and of pebble (5.2) were no choice: in both an idle worker that is killed breaks the whole pool.
+Each has a thread of the trainer, which waits for it; when the trainer ends, however it does, so do they. The pools of
+the standard library and of pebble (5.2) were no choice: in both an idle worker that is killed breaks the whole pool.
 """
 
 import contextlib
@@ -24,8 +24,9 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from r1jax.base.fields import require
+from r1jax.reward.launcher import die_with
 
-BEGIN = "import sys; sys.path[:] = {path!r}; from r1jax.reward.pool import serve; serve({channel})"
+BEGIN = "import sys; sys.path[:] = {path!r}; from r1jax.reward.pool import serve; serve({channel}, {trainer})"
 
 
 class Lost(Exception):
@@ -106,10 +107,11 @@ class _Worker:
             if self._retired:
                 raise Lost("the pool was closed")
             self._channel, theirs = Pipe()
+            begin = BEGIN.format(path=sys.path, channel=theirs.fileno(), trainer=os.getpid())
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", BEGIN.format(path=sys.path, channel=theirs.fileno())],
-                    stdin=subprocess.PIPE,  # closes with the trainer
+                    [sys.executable, "-c", begin],
+                    stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is the trainer's
                 )
@@ -121,14 +123,13 @@ class _Worker:
             if self._process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.stdin.close()
                 self._process.wait()
                 self._process = None
 
 
-def serve(channel: int) -> None:
+def serve(channel: int, trainer: int) -> None:
     """What a worker does: work, until the trainer is gone."""
-    threading.Thread(target=_end_with_trainer, daemon=True).start()
+    die_with(trainer)
     with Connection(channel) as pieces:
         while True:
             try:
@@ -152,9 +153,3 @@ def _raised(error: Exception) -> bytes:
         return answer
     except Exception:
         return pickle.dumps((False, RuntimeError("".join(traceback.format_exception(error)))))
-
-
-def _end_with_trainer() -> None:
-    with contextlib.suppress(OSError):
-        os.read(0, 1)
-    os._exit(1)
