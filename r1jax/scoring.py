@@ -120,7 +120,7 @@ def workers(count: int) -> contextlib.AbstractContextManager[Pool | None]:
 
 def describe(rewards: Sequence[Reward], scorers: int) -> str:
     """How responses will be scored. UserError where programs are to run and no sandbox can be had."""
-    said = f"scored by {scorers} processes" if scorers else "scored in place"
+    said = f"processes that score: {scorers}" if scorers else "scored in place"
     for reward in rewards:
         if isinstance(reward, Code):
             said += f", programs run by {sandbox.way(reward.without_sandbox)}"

@@ -213,7 +213,7 @@ def test_scoring_does_not_wait(trained):
 def test_how_responses_will_be_scored_is_said_and_checked():
     assert scoring.describe((Format(),), 0) == "scored in place"
     said = scoring.describe((Format(), Code()), 4)
-    assert said in [f"scored by 4 processes, programs run by {way}" for way in ("bubblewrap", "kernel")]
+    assert said in [f"processes that score: 4, programs run by {way}" for way in ("bubblewrap", "kernel")]
     with pytest.raises(UserError, match="Limits.wall is 55.0; a response is given up after 60.0 seconds"):
         scoring.describe((Code(limits=Limits(wall=55.0)),), 4)
     with pytest.raises(UserError, match="a pool of 0 workers"):
