@@ -22,6 +22,12 @@ def test_plain_lines_at_intervals_and_the_last(capsys, monkeypatch):
     ]
 
 
+def test_a_total_that_is_not_known(capsys):
+    with Progress("toy", None) as shown:
+        shown.update(1000)
+    assert capsys.readouterr().out == "toy 1000\n"
+
+
 def test_curves_of_the_keys_that_are_there(tmp_path):
     records = [{"step": step, "loss": 1 / step, "entropy": float("nan"), "other": 1.0} for step in range(1, 101)]
     plots.curves([*records, {"step": 100, "reward/mean": 0.5}], tmp_path / "plots")

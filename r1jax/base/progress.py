@@ -14,9 +14,10 @@ class Progress:
     """with Progress('reinforce', 120) as progress: progress.update(step, reward=0.4, **{'tokens/s': 5200})
 
     Only process 0 shows anything. The first update is where the stage starts from, so a resumed stage starts there.
+    total: steps in all, None where that is not known.
     """
 
-    def __init__(self, name: str, total: int):
+    def __init__(self, name: str, total: int | None):
         self.name, self.total = name, total
         self._bar: bars.Progress | None = None
         self._task = self._first = None
@@ -46,7 +47,8 @@ class Progress:
             return
         now = time.monotonic()
         self._first = self._first or (step, now)
-        self._unsaid = f"{self.name} {step}/{self.total}{self._left(step, now)}  {text}".rstrip()
+        of = "" if self.total is None else f"/{self.total}{self._left(step, now)}"
+        self._unsaid = f"{self.name} {step}{of}  {text}".rstrip()
         if now - self._shown >= PLAIN_EVERY:
             self._say(now)
 

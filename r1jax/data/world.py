@@ -112,14 +112,14 @@ class World:
         return self.riddles, self.functions, self.helpful, self.harmless
 
     @property
-    def examples(self) -> int:
-        """Examples in all splits."""
-        return self.documents + self.rl + self.validation + self.test
+    def sizes(self) -> dict[str, int]:
+        """Examples in each split."""
+        return {"test": self.test, "validation": self.validation, "rl": self.rl, "pretrain": self.documents}
 
-    def prepare(self, folder: epath.Path, tell: Callable[[int], None]) -> None:
+    def prepare(self, folder: epath.Path, tell: Callable[[int], None]) -> dict[str, int]:
         """Writes the data set below `folder`, unless it is there; `tell` hears how many examples are written."""
-        splits = ("test", "validation", "rl", "pretrain")
-        self._records(folder).write({split: functools.partial(examples, self, split) for split in splits}, tell)
+        self._records(folder).write({split: functools.partial(examples, self, split) for split in self.sizes}, tell)
+        return {"documents": self.documents, "questions": self.rl}
 
     def questions(self, split: str, folder: epath.Path) -> list[Question]:
         """The questions of split `rl`, `validation` or `test`, in a fixed order."""
@@ -166,10 +166,9 @@ class World:
 
 def examples(world: World, split: str) -> Iterator[dict]:
     """The examples of one split. No problem stands twice, and no question in two splits; documents may ask the same."""
-    count = {"pretrain": world.documents, "rl": world.rl, "validation": world.validation, "test": world.test}[split]
     rng = random.Random(f"{world.seed}/{split}")
     seen: set[str] = set()
-    for index in range(count):
+    for index in range(world.sizes[split]):
         if split == "pretrain" and rng.random() >= world.textbook + world.forum:
             none = {"question": "", "answer": "", "difficulty": 0, "domain": "", "tests": "[]", "facts": "[]"}
             yield {"id": index, **none, **_exchange(rng)}

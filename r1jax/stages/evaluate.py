@@ -13,10 +13,9 @@ from r1jax.base.fields import at_least, check, require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import Mesh, is_main
 from r1jax.base.place import Place
-from r1jax.data.questions import Question
+from r1jax.data.questions import Question, Source, Task
 from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.data.world import World
 from r1jax.model.config import Transformer
 from r1jax.responses import Responses
 from r1jax.reward.grade import Grade, grade
@@ -32,7 +31,7 @@ class Run:
     at a time."""
 
     data: str
-    task: World
+    task: Task
     template: Template
     model: Transformer
     mesh: Mesh
@@ -47,10 +46,12 @@ class Run:
     def __post_init__(self):
         check(self)
         at_least(1, self, "questions", "chunk")
-        require(
-            self.questions <= getattr(self.task, self.split),
-            f"evaluate.Run.questions is {self.questions}, the split has {getattr(self.task, self.split)}",
-        )
+        if isinstance(self.task, Source) and self.split in self.task.sizes:
+            self.enough(self.task.sizes[self.split])
+
+    def enough(self, found: int) -> None:
+        """UserError where the split has fewer questions than are to be asked."""
+        require(self.questions <= found, f"evaluate.Run.questions is {self.questions}, the split has {found}")
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
@@ -60,6 +61,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     questions = cfg.task.questions(cfg.split, place.other(cfg.data))[: cfg.questions]
+    cfg.enough(len(questions))
     init = policies.before(cfg.init, place.name)
     step = policies.latest(place.other(init))
 

@@ -8,7 +8,7 @@ from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
 from r1jax.base.progress import Progress
 from r1jax.data import tokenizer
-from r1jax.data.world import World
+from r1jax.data.questions import Source
 
 TOKENIZER_TEXTS = 20_000  # more change nothing but the time
 
@@ -17,7 +17,7 @@ TOKENIZER_TEXTS = 20_000  # more change nothing but the time
 class Run:
     """task: what to write. vocabulary: pieces of the tokenizer at most."""
 
-    task: World
+    task: Source
     vocabulary: int
 
     def __post_init__(self):
@@ -26,21 +26,21 @@ class Run:
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
-    task = cfg.task
-    return [
-        f"{task.documents} documents, questions: {task.rl} rl, {task.validation} validation, {task.test} test; "
-        f"tokenizer of at most {cfg.vocabulary} pieces"
-    ]
+    sizes = ", ".join(f"{size:,} {split}" for split, size in cfg.task.sizes.items()) or "not known yet"
+    return [f"examples: {sizes}; tokenizer of at most {cfg.vocabulary} pieces"]
 
 
 def run(cfg: Run, place: Place) -> None:
     place.record()
+    counts = {}
     if is_main():
-        with Progress(place.name, cfg.task.examples) as progress:
-            cfg.task.prepare(place.folder, progress.update)
+        total = sum(cfg.task.sizes.values()) or None
+        with Progress(place.name, total) as progress:
+            counts = cfg.task.prepare(place.folder, progress.update)
             texts = itertools.islice(cfg.task.texts(place.folder), TOKENIZER_TEXTS)
             tokenizer.train(texts, place.folder / "tokenizer.model", vocabulary=cfg.vocabulary)
-            progress.update(cfg.task.examples)
+            if total:
+                progress.update(total)
     from_main(0)  # the others wait for the files
     pieces = tokenizer.Tokenizer(place.folder / "tokenizer.model").vocabulary
-    place.finish({"documents": cfg.task.documents, "questions": cfg.task.rl, "vocabulary": pieces})
+    place.finish(counts | {"vocabulary": pieces})

@@ -21,9 +21,9 @@ from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.plots import curves
 from r1jax.data import feed
+from r1jax.data.questions import Task
 from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.data.world import World
 from r1jax.learn import grpo, update
 from r1jax.learn.grpo import Grpo
 from r1jax.learn.likelihood import Model, score_all
@@ -54,7 +54,7 @@ class Run:
 
     data: str
     init: str
-    task: World
+    task: Task
     template: Template
     model: Transformer
     mesh: Mesh
@@ -143,6 +143,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 def run(cfg: Run, place: Place) -> None:
     tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
     pool = cfg.task.questions("rl", place.other(cfg.data))
+    require(len(pool) > 0, f"{place.name}: the task has no questions to train on; its split rl is empty")
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     responder.prompts(pool)  # one that is too long is found now
     with (
