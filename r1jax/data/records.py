@@ -35,11 +35,7 @@ class Records:
         self, splits: dict[str, Callable[[], Iterable[dict]]], tell: Callable[[int], None] = lambda count: None
     ) -> None:
         """Writes the rows of each split, unless they are there; `tell` hears how many are written."""
-        builder = _Builder(self, splits, tell)
-        for unfinished in builder.data_path.parent.glob("incomplete.*"):  # what a killed run left
-            unfinished.rmtree()
-        with contextlib.redirect_stdout(io.StringIO()):  # tensorflow-datasets speaks of downloads; there are none
-            builder.download_and_prepare()
+        build(_Builder(self, splits, tell))
 
     def read(self, split: str) -> list[dict]:
         """The rows of one split, in the order in which they were written."""
@@ -55,6 +51,14 @@ class Records:
             {name: row[name].decode() for name in text} | {name: row[name] for name in plain}
             for row in source.__getitems__(range(len(source)))
         ]
+
+
+def build(builder: tfds.core.DatasetBuilder) -> None:
+    """Writes the data set of a builder, unless it is there."""
+    for unfinished in builder.data_path.parent.glob("incomplete.*"):  # what a killed run left
+        unfinished.rmtree()
+    with contextlib.redirect_stdout(io.StringIO()):  # tensorflow-datasets speaks of downloads; there are none
+        builder.download_and_prepare()
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -1,0 +1,144 @@
+"""Questions of a user's own: files of one JSON object a line, and documents to pretrain on.
+
+    {"question": "What is 7+5?", "answer": "12"}
+    {"question": "8-3等于几？", "answer": "5", "language": "zh", "difficulty": 2}
+    {"question": "Write double(x).", "domain": "code", "tests": [["double(4)", "8"]]}
+
+Trap: a data set that is complete is never written again. Changed files want another folder.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from etils import epath
+
+from r1jax.base.fields import UserError, at_least, check, require
+from r1jax.data.overlap import apart
+from r1jax.data.questions import Question
+from r1jax.data.records import Records
+
+_FIELDS = {"id": int, "text": str, "answer": str, "language": str, "difficulty": int, "domain": str, "tests": str}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines:
+    """rl, validation, test: the files of each split. A line has "question" and "answer" (text or a number), and where
+    they differ from what is assumed "language" ('en'; or 'zh'), "domain" ('math'), "difficulty" (0) and "tests" (none;
+    pairs of a call and the Python literal that it gives; such a line needs no answer). Other keys are left alone.
+    documents: files of lines with "text".
+    decontaminate: questions of rl and documents that share so many words in a row with a question of validation or test
+    are left out, and counted; None: only those that are such a question, word for word.
+    """
+
+    rl: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    decontaminate: int | None = 10
+
+    def __post_init__(self):
+        check(self)
+        at_least(1, self, "decontaminate")
+        require(len(self.rl + self.validation + self.test) > 0, "JsonLines names no file of questions; give rl or test")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {}  # not known before the files are read
+
+    def prepare(self, folder: epath.Path, tell: Callable[[int], None]) -> dict[str, int]:
+        """Writes the data set below `folder`, unless it is there. UserError where a line is not what it must be."""
+        rl, validation, test = map(_questions, (self.rl, self.validation, self.test))
+        documents = [_text(where, row, "text") for where, row in lines(self.documents)]
+        held_out = [question.text for question in (*validation, *test)]
+        kept = [rl[i] for i in apart([question.text for question in rl], held_out, self.decontaminate)]
+        require(
+            len(kept) > 0 or not rl,
+            f"JsonLines: every question of rl shares {self.decontaminate or 'all'} words with one that is held out; "
+            "give other files, or a larger decontaminate",
+        )
+        read = [documents[i] for i in apart(documents, held_out, self.decontaminate)]
+        splits = {"rl": kept, "validation": validation, "test": test}
+        rows = {split: (lambda q=questions: map(_row, q)) for split, questions in splits.items() if questions}
+        self._questions(folder).write(rows, tell)
+        if read:
+            self._documents(folder).write({"pretrain": lambda: ({"text": text} for text in read)}, tell)
+        return {
+            "documents": len(read),
+            "questions": len(kept),
+            "held_out": len(held_out),
+            "left_out": len(rl) - len(kept) + len(documents) - len(read),
+        }
+
+    def questions(self, split: str, folder: epath.Path) -> list[Question]:
+        """The questions of split `rl`, `validation` or `test`, in the order of the files."""
+        if not getattr(self, split):
+            return []
+        tests = lambda text: tuple(map(tuple, json.loads(text)))  # noqa: E731
+        return [Question(**row | {"tests": tests(row["tests"])}) for row in self._questions(folder).read(split)]
+
+    def texts(self, folder: epath.Path) -> list[str]:
+        """The documents, in the order of the files."""
+        return [row["text"] for row in self._documents(folder).read("pretrain")] if self.documents else []
+
+    def _questions(self, folder: epath.Path) -> Records:
+        return Records(folder, "json_lines", self, _FIELDS)
+
+    def _documents(self, folder: epath.Path) -> Records:
+        return Records(folder, "json_lines_documents", self, {"text": str})
+
+
+def lines(files: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """('file:line', object) of every line that is not blank. UserError where a line is no JSON object."""
+    for file in files:
+        path = epath.Path(file).expanduser()
+        require(path.is_file(), f"{file}: there is no such file")
+        with path.open("rb") as opened:
+            for number, line in enumerate(opened, start=1):
+                if not line.strip():
+                    continue
+                where = f"{file}:{number}"
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"{where}: no JSON ({error})") from error
+                require(isinstance(row, dict), f"{where}: a JSON object was wanted, this is {type(row).__name__}")
+                yield where, row
+
+
+def _questions(files: Sequence[str]) -> list[Question]:
+    return [_question(where, row, index) for index, (where, row) in enumerate(lines(files))]
+
+
+def _question(where: str, row: dict, index: int) -> Question:
+    language, tests, difficulty = row.get("language", "en"), row.get("tests", []), row.get("difficulty", 0)
+    require(language in ("en", "zh"), f'{where}: "language" is {language!r}; it must be "en" or "zh"')
+    require(type(difficulty) is int, f'{where}: "difficulty" is {difficulty!r}; it must be a whole number')
+    pairs = isinstance(tests, list) and all(
+        isinstance(test, list) and len(test) == 2 and all(isinstance(part, str) for part in test) for test in tests
+    )
+    require(pairs, f'{where}: "tests" must be a list of ["call", "literal"] pairs')
+    answer = row.get("answer", "" if tests else None)
+    if type(answer) in (int, float):
+        answer = str(answer)
+    there = isinstance(answer, str) and bool(answer.strip() or tests)
+    require(there, f'{where}: there is no "answer", a text or a number')
+    return Question(
+        id=index,
+        text=_text(where, row, "question"),
+        answer=answer,
+        language=language,
+        difficulty=difficulty,
+        domain=_text(where, {"domain": "math"} | row, "domain"),
+        tests=tuple((call, literal) for call, literal in tests),
+    )
+
+
+def _text(where: str, row: dict, key: str) -> str:
+    value = row.get(key)
+    require(isinstance(value, str) and bool(value.strip()), f'{where}: there is no "{key}", a text')
+    return value
+
+
+def _row(question: Question) -> dict:
+    return asdict(question) | {"tests": json.dumps(question.tests)}
