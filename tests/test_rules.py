@@ -197,6 +197,13 @@ def test_grade_of_a_bare_answer():
     assert (given_bare.parsed, given_bare.answer, given_bare.language) == (False, None, 1.0)
 
 
+def test_a_reward_may_say_what_is_right():
+    half = dataclasses.replace(QUESTION, answer="0.5")
+    said = response("<think> so </think> <answer> 1/2 </answer>")
+    assert not grade(half, said).correct and grade(half, said, correct=True).correct_any_format
+    assert not grade(QUESTION, response(GOOD), correct=False).correct
+
+
 def test_an_answer_need_not_be_a_number():
     choice = dataclasses.replace(QUESTION, answer="B")
     graded = grade(choice, response("<think> 2 of 3 </think> <answer> B </answer>"))

@@ -26,10 +26,11 @@ class Grade:
     tokens: int
 
 
-def grade(question: Question, response: Response) -> Grade:
-    """Grades one response to one question."""
+def grade(question: Question, response: Response, correct: bool | None = None) -> Grade:
+    """Grades one response to one question. correct: what an accuracy reward said of it; None: what `Accuracy` says."""
     parts = response.parts
-    correct = parts is not None and equal(parts.answer, question.answer)
+    if correct is None:
+        correct = parts is not None and equal(parts.answer, question.answer)
     number = last_number(response.text)
     return Grade(
         correct=correct,
@@ -49,14 +50,15 @@ NUMBERS = tuple(field.name for field in fields(Grade) if field.name != "answer")
 
 def columns(rewards: Sequence[Reward]) -> list[str]:
     """The names of what `marks` gives: the numbers of a Grade, each reward's value under `reward/<name>`, whether a
-    reward met an unparsable response or a time-out, and `total`, the weighted sum."""
+    reward met an unparsable response or a time-out, and `total`, the weighted sum. A reward named 'accuracy' says which
+    responses are right: those that it gives 1."""
     return [*NUMBERS, *(f"reward/{reward.name}" for reward in rewards), "reward/unparsable", "reward/timeout", "total"]
 
 
 def marks(rewards: Sequence[Reward], question: Question, response: Response) -> list[float]:
     """All the numbers of one response, in the order of `columns`. One piece of work for a pool."""
-    graded = grade(question, response)
     value, values, statuses = total(rewards, question, response)
+    graded = grade(question, response, values["accuracy"] == 1 if "accuracy" in values else None)
     met = set(statuses.values())
     numbers = [getattr(graded, name) for name in NUMBERS] + [values[reward.name] for reward in rewards]
     return [float(number) for number in (*numbers, "unparsable" in met, "timeout" in met, value)]

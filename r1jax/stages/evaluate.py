@@ -20,6 +20,7 @@ from r1jax.model.config import Transformer
 from r1jax.responses import Responses
 from r1jax.reward.grade import Grade, grade
 from r1jax.reward.response import Response
+from r1jax.reward.rules import Accuracy, Reward
 from r1jax.reward.statistics import summary
 from r1jax.rollout.sampler import Sampler
 
@@ -28,7 +29,7 @@ from r1jax.rollout.sampler import Sampler
 class Run:
     """data, init: the stages that prepared the data and trained the policy; init None: the stage whose name follows
     'evaluate_' in this one's. split: 'validation' or 'test', of which the first `questions` are asked, `chunk` of them
-    at a time."""
+    at a time. accuracy: the reward that says which responses are right: those that it gives 1."""
 
     data: str
     task: Task
@@ -39,6 +40,7 @@ class Run:
     questions: int
     chunk: int
     init: str | None = None
+    accuracy: Reward = Accuracy()
     split: Literal["validation", "test"] = "test"
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -77,7 +79,8 @@ def run(cfg: Run, place: Place) -> None:
 
 
 def _record(cfg: Run, question: Question, response: Response, sample: int) -> dict:
-    return survey.fields(question, response.text, sample, cfg.template) | dataclasses.asdict(grade(question, response))
+    graded = grade(question, response, cfg.accuracy.score(question, response).value == 1)
+    return survey.fields(question, response.text, sample, cfg.template) | dataclasses.asdict(graded)
 
 
 def _grades(records: Sequence[dict], samples: int) -> list[list[Grade]]:
