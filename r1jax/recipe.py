@@ -80,7 +80,8 @@ def run(
 def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
     """Finds the mistakes of every stage before the first one works: UserError.
 
-    A Run names the stages that it reads in `data`, `init` and `examples`; they come before it or lie on the disk."""
+    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on the
+    disk."""
     before = set()
     for stage, (module, cfg) in stages.items():
         place = Place(root, stage)
@@ -88,9 +89,10 @@ def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
             if hasattr(cfg, "mesh"):
                 cfg.mesh.make()
             module.describe(cfg, place)
-            for field in ("data", "init", "examples"):
-                named = getattr(cfg, field, ())
-                named = policies.before(None, stage) if named is None else named
+            for field in ("data", "init", "examples", "tokenizer"):
+                named = getattr(cfg, field, None) or ()
+                if field == "init" and hasattr(cfg, field):
+                    named = policies.before(cfg.init, stage)
                 for name in (named,) if isinstance(named, str) else named:
                     require(
                         name in before or place.other(name).exists(),

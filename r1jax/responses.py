@@ -16,7 +16,7 @@ from r1jax.base.fields import require
 from r1jax.base.mesh import Mesh
 from r1jax.data.questions import Question
 from r1jax.data.template import Template
-from r1jax.data.tokenizer import EOS, Tokenizer
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -63,7 +63,9 @@ class Responder:
             self._shardings = jax.tree.map(
                 lambda a: jax.NamedSharding(self._mesh, a.sharding.spec), lm.view_shapes(cfg, self._layout)
             )
-        self._generate = jax.jit(partial(slots.generate, sampler=sampler, eos=EOS, cfg=cfg, layout=self._layout))
+        self._generate = jax.jit(
+            partial(slots.generate, sampler=sampler, eos=tokenizer.eos, cfg=cfg, layout=self._layout)
+        )
 
     def view(self, policy: lm.Policy) -> lm.Policy:
         """The policy as the sampler wants it, on the sampler's mesh. Made once per rollout, dropped before the

@@ -110,6 +110,14 @@ BEFORE_ANY_WORK = {
     "warm-up": (["--gin.optim.AdamW.warmup=99"], "AdamW.warmup 99 is longer than the run of 16 steps"),
     "dtype": (["--gin.reinforce.Run.dtype=float16"], "reinforce.Run.dtype = 'float16' is str, wanted 'float32' or"),
     "more questions than there are": (["--gin.evaluate.Run.questions=99"], "questions is 99, the split has 16"),
+    "two tokenizers": (
+        ["--gin.prepare.Run.tokenizer=base"],
+        "prepare.Run wants either vocabulary, to train a tokenizer, or tokenizer, to copy one",
+    ),
+    "a tokenizer that is nowhere": (
+        ["--gin.prepare.Run.vocabulary=None", "--gin.prepare.Run.tokenizer=nowhere"],
+        "data: Run.tokenizer is 'nowhere', but no stage of that name comes before, and there is no folder ",
+    ),
     "misspelt stage": (
         ["--gin.reinforce.Run.init=bass"],
         "zero: Run.init is 'bass', but no stage of that name comes before, and there is no folder ",

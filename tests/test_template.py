@@ -13,6 +13,10 @@ def test_the_template_shows_the_tags_and_ends_where_the_assistant_begins():
     assert "\n" not in prompt and "{" not in prompt
 
 
+def test_a_token_may_stand_at_the_beginning():
+    assert Zero(begin="<｜begin▁of▁sentence｜>").render("7+5") == "<｜begin▁of▁sentence｜>" + Zero().render("7+5")
+
+
 @pytest.mark.parametrize("question", ["{question}", "{0} {} }{", "计算7+5。", "%s \\1", ""])
 def test_a_question_is_inserted_as_it_is(question):
     assert Zero(text="User: {question}. Assistant:").render(question) == f"User: {question}. Assistant:"

@@ -36,7 +36,8 @@ _SLOT = "{question}"
 
 @dataclass(frozen=True, kw_only=True)
 class Zero:
-    """R1-Zero's template. text: holds `{question}` exactly once; a base of few parameters wants a short one."""
+    """R1-Zero's template. text: holds `{question}` exactly once; a base of few parameters wants a short one. begin:
+    stands before it, say the token that a published base wants at every beginning."""
 
     form: ClassVar[str] = "zero"
     text: str = (
@@ -45,6 +46,7 @@ class Zero:
         "<think> and </think>, the answer between <answer> and </answer>, so that a reply reads: <think> the "
         "reasoning </think> <answer> the answer </answer>. User: {question}. Assistant:"
     )
+    begin: str = ""
 
     def __post_init__(self):
         check(self)
@@ -53,7 +55,7 @@ class Zero:
 
     def render(self, question: str) -> str:
         """The prompt of one question."""
-        return self.text.replace(_SLOT, question)
+        return self.begin + self.text.replace(_SLOT, question)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer = Tokenizer(place.other(cfg.data))
     questions = cfg.task.questions(cfg.split, place.other(cfg.data))[: cfg.questions]
     cfg.enough(len(questions))
     init = policies.before(cfg.init, place.name)

@@ -16,7 +16,7 @@ from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.place import Place
 from r1jax.data import examples, packing
-from r1jax.data.tokenizer import EOS, Tokenizer
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.learn.optim import AdamW
 from r1jax.loop import Saving
 from r1jax.model import lm
@@ -83,7 +83,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer = Tokenizer(place.other(cfg.data))
     tokenizer.check(cfg.model.vocabulary)
     found = [example for stage in cfg.examples for example in examples.read(place.other(stage))]
     packed, used = pack(found, tokenizer, cfg.row_length)
@@ -99,7 +99,9 @@ def pack(found: list[examples.Example], tokenizer: Tokenizer, length: int) -> tu
     """-> (the arrays of `Rows` and `weights`, 1 on the targets of completions, EOS included; how many examples fit)."""
     prompts = tokenizer.encode_all([example.prompt for example in found])
     completions = tokenizer.encode_all([example.completion for example in found])
-    fits = [(p, [*c, EOS]) for p, c in zip(prompts, completions, strict=True) if len(p) + len(c) + 1 <= length]
+    fits = [
+        (p, [*c, tokenizer.eos]) for p, c in zip(prompts, completions, strict=True) if len(p) + len(c) + 1 <= length
+    ]
     packed, places = collate.pack([p + c for p, c in fits], length)
     # The target at place s is token s + 1.
     learned = [np.arange(1, len(p) + len(c)) >= len(p) for p, c in fits]

@@ -14,7 +14,7 @@ from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.place import Place
 from r1jax.data.questions import Source
-from r1jax.data.tokenizer import EOS, Tokenizer
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.learn.optim import AdamW
 from r1jax.loop import Saving
 from r1jax.model import lm
@@ -77,11 +77,11 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer = Tokenizer(place.other(cfg.data))
     tokenizer.check(cfg.model.vocabulary)
     texts = cfg.task.texts(place.other(cfg.data))
     require(len(texts) > 0, f"{place.name}: the task has no documents to train on")
-    packed, _ = collate.pack([[*ids, EOS] for ids in tokenizer.encode_all(texts)], cfg.row_length)
+    packed, _ = collate.pack([[*ids, tokenizer.eos] for ids in tokenizer.encode_all(texts)], cfg.row_length)
     packed["weights"] = collate.live(packed)
     with jax.set_mesh(cfg.mesh.make()):
         first = jax.jit(lambda: lm.init(jax.random.key(cfg.seed), cfg.model, cfg.layout))

@@ -141,7 +141,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer = Tokenizer(place.other(cfg.data))
     pool = cfg.task.questions("rl", place.other(cfg.data))
     require(len(pool) > 0, f"{place.name}: the task has no questions to train on; its split rl is empty")
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
