@@ -29,7 +29,7 @@ def test_runs_dry(path, capsys):
 def test_fits_the_stage(path, capsys):
     extra = [f"--gin_file={path}"]
     if path.parent.name == "meshes":  # the largest mesh wants the largest model, and rows for all its shards
-        extra += [f"--gin_file={CONFIGS / 'models' / 'deepseek_v3.gin'}", "--gin.reinforce.Run.rows=128"]
-        extra += ["--gin.sampler.Sampler.slots=128"]
+        extra += [f"--gin_file={CONFIGS / 'models' / 'deepseek_v3.gin'}", "--gin.reinforce.Run.rows=512"]
+        extra += ["--gin.sampler.Sampler.slots=512"]
     assert main(["run", str(ZERO), "--dry_run", *extra]) == 0, capsys.readouterr().err
     assert "sequences a rollout" in capsys.readouterr().out
