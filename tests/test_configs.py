@@ -25,6 +25,11 @@ def test_runs_dry(path, capsys):
     assert main(["run", str(path), "--dry_run"]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("path", files("tasks"), ids=name)
+def test_a_stage_reads_it(path):
+    assert [file for file in files("stages") if f"include 'tasks/{path.name}'" in file.read_text()]
+
+
 @pytest.mark.parametrize("path", [*files("algorithms"), *files("meshes"), *files("models")], ids=name)
 def test_fits_the_stage(path, capsys):
     extra = [f"--gin_file={path}"]

@@ -2,15 +2,17 @@
 
 Each weight is declared once, in the tables below, and both directions follow from them: its path in our parameters, its
 name there, and how many of our leading dimensions are inputs. A torch Linear holds [outputs, inputs], flat; we hold
-[*inputs, *outputs] with heads apart, layers and experts stacked. Everything is numpy on the host, float32 on our side.
+[*inputs, *outputs] with heads apart, layers and experts stacked. Read tensors become float32: whole on the host by
+`from_huggingface`, or by `load` laid out on a mesh, of which a process reads and holds only its own part.
 
 Traps: rotary dimensions need no permutation: DeepSeek's files hold interleaved pairs, and `Rope.interleaved` rotates
 such pairs. DeepSeek's released files are in FP8 with a float32 scale for every 128 x 128 block (`<name>_scale_inv`);
 they are dequantised here. The prediction module is stored as one more layer, with copies of embedding and head.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +20,7 @@ import numpy as np
 from r1jax.base.fields import require
 from r1jax.base.mesh import Mesh
 from r1jax.model import lm
-from r1jax.model.config import Mla, Transformer
+from r1jax.model.config import Llama3Scaling, Mla, Transformer, Yarn
 from r1jax.model.layout import Layout
 
 FP8_BLOCK = 128
@@ -106,23 +108,113 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], cfg: Transformer) -> tup
     """
     shapes = _shapes(cfg)
     leaves = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+    for slot, value in _values(tensors, cfg, shapes):
+        leaves[slot.path][slot.index] = value
+    tree = _nest(leaves)
+    return tree["params"], tree.get("router", {})
+
+
+def load(tensors: Mapping[str, np.ndarray], cfg: Transformer, layout: Layout) -> lm.Policy:
+    """The same as a Policy on the mesh in force; the host holds its part of one parameter at a time."""
+    shapes = lm.shapes(cfg, layout)
+    wanted = _flat({"params": shapes.params, "router": shapes.router})
+    values = _values(tensors, cfg, {path: leaf.shape for path, leaf in wanted.items()})
+    leaves = {}
+    for path, group in itertools.groupby(values, key=lambda found: found[0].path):
+        leaves[path] = _lay_out(wanted[path], group)
+    leaves |= {path: _lay_out(leaf, ()) for path, leaf in wanted.items() if path not in leaves}  # zeros: no such bias
+    tree = _nest(leaves)
+    return lm.Policy(params=tree["params"], router=tree.get("router", {}))
+
+
+def differences(config: Mapping[str, Any], cfg: Transformer) -> list[str]:
+    """What a config.json says otherwise than the model, 'name: theirs, ours'; what it does not say is not compared."""
+    rope = (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})  # the latter since transformers 5
+    found = {"rope_theta": config.get("rope_theta")} | dict(config) | {f"rope {key}": rope[key] for key in rope}
+    found["rope_theta"] = rope.get("rope_theta", found["rope_theta"])
+    found["rope kind"] = rope.get("rope_type", rope.get("type", "default"))
+    if "topk_method" in config:
+        found["topk_method"] = config["topk_method"] == "noaux_tc"
+    return [
+        f"{key} is {found[key]}, the model's {ours}"
+        for key, ours in _said(cfg).items()
+        if found.get(key) is not None and found[key] != ours
+    ]
+
+
+def _said(cfg: Transformer) -> dict[str, Any]:
+    """What a config.json of this model says, as far as its logits depend on it."""
+    said = {
+        "vocab_size": cfg.vocabulary,
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.layers,
+        "intermediate_size": cfg.ffn_width,
+        "rms_norm_eps": cfg.norm_eps,
+        "tie_word_embeddings": cfg.tied,
+        "num_attention_heads": cfg.attention.heads,
+        "rope_theta": cfg.rope.theta,
+    }
+    a, moe, scaling = cfg.attention, cfg.moe, cfg.rope.scaling
+    if isinstance(a, Mla):
+        said |= {"q_lora_rank": a.query_rank, "kv_lora_rank": a.kv_rank, "v_head_dim": a.value_dim}
+        said |= {"qk_nope_head_dim": a.nope_dim, "qk_rope_head_dim": a.rope_dim}
+    else:
+        said |= {"num_key_value_heads": a.kv_heads, "head_dim": a.head_dim}
+    if moe is not None:
+        said |= {"n_routed_experts": moe.experts, "num_experts_per_tok": moe.active, "n_shared_experts": moe.shared}
+        said |= {
+            "moe_intermediate_size": moe.width,
+            "first_k_dense_replace": moe.dense_layers,
+            "scoring_func": moe.score,
+        }
+        said |= {"n_group": moe.groups, "topk_group": moe.top_groups, "topk_method": moe.select_bias}
+        said |= {"norm_topk_prob": moe.renormalise, "routed_scaling_factor": moe.scale}
+    kind = {Yarn: "yarn", Llama3Scaling: "llama3"}.get(type(scaling), "default")
+    said |= {"rope kind": kind}
+    if scaling is not None:
+        said |= {"rope factor": scaling.factor, "rope original_max_position_embeddings": scaling.original_context}
+    if isinstance(scaling, Yarn):
+        said |= {"rope beta_fast": scaling.beta_fast, "rope beta_slow": scaling.beta_slow}
+        said |= {"rope mscale": scaling.mscale, "rope mscale_all_dim": scaling.mscale_all}
+    if isinstance(scaling, Llama3Scaling):
+        said |= {"rope low_freq_factor": scaling.low_frequency, "rope high_freq_factor": scaling.high_frequency}
+    return said
+
+
+def _values(
+    tensors: Mapping[str, np.ndarray], cfg: Transformer, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple["_Slot", np.ndarray]]:
+    """Every slot with its value in our shape, those of one parameter together; at the end, what has no place."""
     known = set()
-    for slot in _slots(cfg, shapes):
+    for slot in sorted(_slots(cfg, shapes), key=lambda slot: slot.path):
         known |= {slot.theirs, f"{slot.theirs}_scale_inv"}
         if slot.copy:
             continue
         require(slot.theirs in tensors, f"the checkpoint has no {slot.theirs}, which the model's {slot.path} wants")
-        value, shape = _read(tensors, slot.theirs), leaves[slot.path][slot.index].shape
+        value, shape = _read(tensors, slot.theirs), shapes[slot.path][len(slot.index) :]
         wanted = _their_shape(shape, slot.inputs)
         require(
             value.shape == wanted,
             f"the checkpoint's {slot.theirs} is {list(value.shape)}, the model's {slot.path} wants {list(wanted)}",
         )
-        leaves[slot.path][slot.index] = (value.T if slot.inputs else value).reshape(shape)
+        yield slot, (value.T if slot.inputs else value).reshape(shape)
     for name in tensors:
         require(name in known or _needless(name, cfg), f"the model has no place for the checkpoint's {name}")
-    tree = _nest(leaves)
-    return tree["params"], tree.get("router", {})
+
+
+def _lay_out(leaf: jax.ShapeDtypeStruct, values: Iterable[tuple["_Slot", np.ndarray]]) -> jax.Array:
+    """One parameter on the mesh in force, out of the values of its slots; zeros where there is none."""
+    sharding = jax.NamedSharding(jax.sharding.get_mesh(), leaf.sharding.spec)
+    bounds = lambda index: tuple(s.indices(n)[:2] for s, n in zip(index, leaf.shape, strict=True))  # noqa: E731
+    mine = {bounds(index) for index in sharding.addressable_devices_indices_map(leaf.shape).values()}
+    shards = {part: np.zeros([stop - start for start, stop in part], np.float32) for part in mine}
+    for slot, value in values:
+        for part, shard in shards.items():
+            stacked, rest = part[: len(slot.index)], part[len(slot.index) :]
+            if all(start <= i < stop for i, (start, stop) in zip(slot.index, stacked, strict=True)):
+                inside = tuple(i - start for i, (start, _) in zip(slot.index, stacked, strict=True))
+                shard[inside] = value[tuple(slice(*ends) for ends in rest)]
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: shards[bounds(index)])
 
 
 def to_huggingface(params: dict, router: dict, cfg: Transformer) -> dict[str, np.ndarray]:
