@@ -80,8 +80,8 @@ def run(
 def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
     """Finds the mistakes of every stage before the first one works: UserError.
 
-    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on the
-    disk."""
+    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on
+    the disk."""
     before = set()
     for stage, (module, cfg) in stages.items():
         place = Place(root, stage)

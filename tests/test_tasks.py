@@ -7,10 +7,12 @@ import pytest
 from etils import epath
 
 from r1jax.base.fields import UserError, check
+from r1jax.data.examples import Example, General
 from r1jax.data.gsm8k import Gsm8k
 from r1jax.data.jsonlines import JsonLines
 from r1jax.data.overlap import apart, grams
 from r1jax.data.questions import Question, Source, Task
+from r1jax.data.template import Zero
 from r1jax.data.world import World
 
 
@@ -74,6 +76,26 @@ def test_lines_become_questions_and_come_back(tmp_path):
         JsonLines(rl=(rl,)).questions("rl", folder)
 
 
+def test_replies_become_examples(tmp_path):
+    replies = written(
+        tmp_path / "replies.jsonl",
+        {"question": "Hello!", "completion": "<think></think>Hello."},
+        {"question": "你好！", "completion": "你好。", "language": "zh", "domain": "helpful"},
+        {"question": "?"},
+    )
+    task = JsonLines(test=(replies,), replies=(replies,))
+    assert isinstance(task, General) and isinstance(World(), General) and not isinstance(Double(), General)
+    first, second = task.general(2, Zero(text="User: {question} Assistant:"))
+    assert first == Example(
+        "User: Hello! Assistant:", "<think></think>Hello.", "math", "en", 0, 0, 0, f"{replies}:1", 0.0, "{}"
+    )
+    assert (second.language, second.domain, second.question) == ("zh", "helpful", 1)
+    with pytest.raises(UserError, match=r'replies.jsonl:3: there is no "completion", a text'):
+        task.general(3, Zero())
+    with pytest.raises(UserError, match="JsonLines.replies has 0 lines, 1 are wanted"):
+        JsonLines(test=(replies,)).general(1, Zero())
+
+
 def test_two_files_of_one_split_are_numbered_through(tmp_path):
     files = [written(tmp_path / f"{n}.jsonl", {"question": f"What is {n}?", "answer": n}) for n in "ab"]
     task = JsonLines(test=tuple(files))
@@ -90,7 +112,6 @@ def test_two_files_of_one_split_are_numbered_through(tmp_path):
         ('{"answer": "4"}', 'there is no "question", a text'),
         ('{"question": " ", "answer": "4"}', 'there is no "question", a text'),
         ('{"question": "2+2?"}', 'there is no "answer", a text or a number'),
-        ('{"question": "2+2?", "answer": ""}', 'there is no "answer"'),
         ('{"question": "2+2?", "answer": true}', 'there is no "answer"'),
         ('{"question": "2+2?", "answer": ["4"]}', 'there is no "answer"'),
         ('{"question": "2+2?", "answer": "4", "language": "de"}', '"language" is \'de\'; it must be "en" or "zh"'),

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from etils import epath
 
 from r1jax.data.records import Records
+from r1jax.data.template import Template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,15 @@ class Example:
     source: str
     reward: float
     parts: str
+
+
+@runtime_checkable
+class General(Protocol):
+    """A task with examples of its own, what fine-tuning adds to the reasoning (R1 paper, supplement B.3.3)."""
+
+    def general(self, count: int, template: Template) -> list[Example]:
+        """The first `count` of them, their prompts written with the template. UserError where there are fewer."""
+        ...
 
 
 def write(folder: epath.Path, examples: Sequence[Example]) -> None:

@@ -7,6 +7,7 @@
 Trap: a data set that is complete is never written again. Changed files want another folder.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,19 +15,23 @@ from dataclasses import asdict, dataclass
 from etils import epath
 
 from r1jax.base.fields import UserError, at_least, check, require
+from r1jax.data.examples import Example
 from r1jax.data.overlap import apart
 from r1jax.data.questions import Question
 from r1jax.data.records import Records
+from r1jax.data.template import Template
 
 _FIELDS = {"id": int, "text": str, "answer": str, "language": str, "difficulty": int, "domain": str, "tests": str}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLines:
-    """rl, validation, test: the files of each split. A line has "question" and "answer" (text or a number), and where
-    they differ from what is assumed "language" ('en'; or 'zh'), "domain" ('math'), "difficulty" (0) and "tests" (none;
-    pairs of a call and the Python literal that it gives; such a line needs no answer). Other keys are left alone.
-    documents: files of lines with "text".
+    """rl, validation, test: the files of each split. A line has "question" and "answer" (a number, or text, empty where
+    no rule can check a reply), and where they differ from what is assumed "language" ('en'; or 'zh'), "domain"
+    ('math'), "difficulty" (0) and "tests" (none; pairs of a call and the Python literal that it gives; such a line
+    needs no answer). Other keys are left alone.
+    documents: files of lines with "text". replies: files of lines with "question" and "completion", and what else a
+    question may have: examples that fine-tuning adds to the reasoning.
     decontaminate: questions of rl and documents that share so many words in a row with a question of validation or test
     are left out, and counted; None: only those that are such a question, word for word.
     """
@@ -35,6 +40,7 @@ class JsonLines:
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     documents: tuple[str, ...] = ()
+    replies: tuple[str, ...] = ()
     decontaminate: int | None = 10
 
     def __post_init__(self):
@@ -81,6 +87,16 @@ class JsonLines:
         """The documents, in the order of the files."""
         return [row["text"] for row in self._documents(folder).read("pretrain")] if self.documents else []
 
+    def general(self, count: int, template: Template) -> list[Example]:
+        """The first `count` lines of `replies` as examples; the completion stands as it is in the file."""
+        found = []
+        for where, row in itertools.islice(lines(self.replies), count):
+            q, text = _question(where, {"answer": ""} | row, len(found)), _text(where, row, "completion")
+            prompt = template.render(q.text)
+            found.append(Example(prompt, text, q.domain, q.language, q.id, 0, 0, where, 0.0, "{}"))
+        require(len(found) == count, f"JsonLines.replies has {len(found)} lines, {count} are wanted")
+        return found
+
     def _questions(self, folder: epath.Path) -> Records:
         return Records(folder, "json_lines", self, _FIELDS)
 
@@ -121,8 +137,7 @@ def _question(where: str, row: dict, index: int) -> Question:
     answer = row.get("answer", "" if tests else None)
     if type(answer) in (int, float):
         answer = str(answer)
-    there = isinstance(answer, str) and bool(answer.strip() or tests)
-    require(there, f'{where}: there is no "answer", a text or a number')
+    require(isinstance(answer, str), f'{where}: there is no "answer", a text or a number')
     return Question(
         id=index,
         text=_text(where, row, "question"),

@@ -17,11 +17,10 @@ from r1jax.base.files import write_atomically
 from r1jax.base.mesh import Mesh, from_main, is_main
 from r1jax.base.place import Place
 from r1jax.data import examples
-from r1jax.data.examples import Example
-from r1jax.data.questions import Question
+from r1jax.data.examples import Example, General
+from r1jax.data.questions import Question, Task
 from r1jax.data.template import Rewriter, Template
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.data.world import World
 from r1jax.model.config import Transformer
 from r1jax.responses import Responses
 from r1jax.reward.grade import grade
@@ -42,7 +41,7 @@ class Run:
 
     data: str
     init: str
-    task: World
+    task: Task
     template: Template
     model: Transformer
     mesh: Mesh
@@ -63,6 +62,10 @@ class Run:
         at_least(1, self, "questions", "chunk")
         at_least(0, self, "general")
         require(len(self.rewards) > 0, "curate.Run.rewards is empty; choose at least one reward")
+        require(
+            self.general == 0 or isinstance(self.task, General),
+            f"curate.Run.general is {self.general}, but {type(self.task).__name__} has no examples of its own",
+        )
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
@@ -70,7 +73,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer = Tokenizer(place.other(cfg.data))
     pool = cfg.task.questions("rl", place.other(cfg.data))
     questions = [q for q in pool if cfg.domains is None or q.domain in cfg.domains][: cfg.questions]
     source = f"{cfg.init}/{policies.latest(place.other(cfg.init))}"
@@ -82,7 +85,7 @@ def run(cfg: Run, place: Place) -> None:
     if is_main():
         G = cfg.sampler.samples
         found = [_example(cfg, questions[i // G], record, source) for i, record in enumerate(records) if record["kept"]]
-        general = cfg.task.general(cfg.general, cfg.written or cfg.template)
+        general = cfg.task.general(cfg.general, cfg.written or cfg.template) if cfg.general else []
         examples.write(place.folder, found + general)
         write_atomically(place.folder / "yield.json", json.dumps(_yield(questions, records, G), indent=1) + "\n")
     from_main(0)  # the others wait for the files
@@ -97,7 +100,8 @@ def _judge(cfg: Run, question: Question, index: int, sampled: Responses, tokeniz
         response = sampled.text(index, sample, tokenizer)
         reward, parts, _ = total(cfg.rewards, question, response)
         text = response.text
-        reason = cfg.keep.reason(response, grade(question, response), reward)
+        correct = parts["accuracy"] == 1 if "accuracy" in parts else None
+        reason = cfg.keep.reason(response, grade(question, response, correct), reward)
         if reason is None and cfg.rewriter is not None:
             text = cfg.rewriter.rewrite(question, response.parts.thinking, response.parts.reply)
         begin = survey.fields(question, text, sample, cfg.written or cfg.template)
