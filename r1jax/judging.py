@@ -18,7 +18,7 @@ from r1jax.base.checkpoint import Store
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.place import Place
 from r1jax.data.questions import Question
-from r1jax.data.tokenizer import EOS, Tokenizer
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.learn import scorer
 from r1jax.learn.likelihood import Model
 from r1jax.model import lm
@@ -113,7 +113,8 @@ class Judges:
             G = column.shape[1]
             texts = [responses.text(q, g, self._tokenizer).text for q in asked for g in range(G)]
             ends = self._tokenizer.encode_all([part_of(text, judge.part) for text in texts])
-            read = [sequence(responses.prompts[asked[i // G]], end, self._valuer.length) for i, end in enumerate(ends)]
+            prompts, longest, eos = responses.prompts, self._valuer.length, self._tokenizer.eos
+            read = [sequence(prompts[asked[i // G]], end, eos, longest) for i, end in enumerate(ends)]
             values = self._valuer.values(self._scorers[judge.name], read, most=column.size)
             column[asked] = values.reshape(len(asked), G)
         return column
@@ -124,7 +125,7 @@ def part_of(completion: str, part: Part) -> str:
     return reply(completion) if part == "reply" else completion
 
 
-def sequence(prompt: Sequence[int], part: Sequence[int], longest: int | None = None) -> list[int]:
+def sequence(prompt: Sequence[int], part: Sequence[int], eos: int, longest: int | None = None) -> list[int]:
     """What a judge reads, as tokens; cut before EOS to `longest`: text encoded anew may be longer than it was."""
-    ids = [*prompt, *part, EOS]
-    return ids if longest is None or len(ids) <= longest else [*ids[: longest - 1], EOS]
+    ids = [*prompt, *part, eos]
+    return ids if longest is None or len(ids) <= longest else [*ids[: longest - 1], eos]

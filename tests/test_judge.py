@@ -213,8 +213,8 @@ def test_a_judge_of_the_last_steps_stays_away_before(alone):
 
 
 def test_what_is_longer_than_a_row_is_cut():
-    assert judging.sequence([5, 6], [7, 8], 5) == [5, 6, 7, 8, EOS]
-    assert judging.sequence([5, 6], [7, 8], 4) == [5, 6, 7, EOS]
+    assert judging.sequence([5, 6], [7, 8], EOS, 5) == [5, 6, 7, 8, EOS]
+    assert judging.sequence([5, 6], [7, 8], EOS, 4) == [5, 6, 7, EOS]
 
 
 def test_a_policy_is_no_judge(alone):

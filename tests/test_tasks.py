@@ -53,7 +53,14 @@ def test_lines_become_questions_and_come_back(tmp_path):
         tmp_path / "rl.jsonl",
         {"question": "What is 7+5?", "answer": 12, "source": "of no interest"},
         "\n",
-        {"question": "8-3等于几？", "answer": " 5 ", "language": "zh", "domain": "计算", "difficulty": 2},
+        {
+            "question": "8-3等于几？",
+            "answer": " 5 ",
+            "language": "zh",
+            "domain": "计算",
+            "difficulty": 2,
+            "reference": "五",
+        },
         {"question": "Write double(x).", "domain": "code", "tests": [["double(4)", "8"], ["double('a')", "'aa'"]]},
     )
     test = written(tmp_path / "test.jsonl", {"question": "What is {half} of 1?", "answer": 0.5})
@@ -64,7 +71,7 @@ def test_lines_become_questions_and_come_back(tmp_path):
     assert isinstance(task, Source) and task.prepare(folder, lambda count: None) == counts
     assert task.questions("rl", folder) == [
         Question(0, "What is 7+5?", "12", "en", 0),
-        Question(1, "8-3等于几？", " 5 ", "zh", 2, "计算"),
+        Question(1, "8-3等于几？", " 5 ", "zh", 2, "计算", reference="五"),
         Question(2, "Write double(x).", "", "en", 0, "code", (("double(4)", "8"), ("double('a')", "'aa'"))),
     ]
     assert task.questions("test", folder) == [Question(0, "What is {half} of 1?", "0.5", "en", 0)]

@@ -10,7 +10,7 @@ Trap: a data set that is complete is never written again. Changed files want ano
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from etils import epath
 
@@ -21,7 +21,8 @@ from r1jax.data.questions import Question
 from r1jax.data.records import Records
 from r1jax.data.template import Template
 
-_FIELDS = {"id": int, "text": str, "answer": str, "language": str, "difficulty": int, "domain": str, "tests": str}
+_TEXTS = dict.fromkeys(("text", "answer", "language", "domain", "tests", "reference"), str)
+_FIELDS = {"id": int, "difficulty": int} | _TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class JsonLines:
     """rl, validation, test: the files of each split. A line has "question" and "answer" (a number, or text, empty where
     no rule can check a reply), and where they differ from what is assumed "language" ('en'; or 'zh'), "domain"
     ('math'), "difficulty" (0) and "tests" (none; pairs of a call and the Python literal that it gives; such a line
-    needs no answer). Other keys are left alone.
+    needs no answer) and "reference" (none; a reply that a judge may compare with). Other keys are left alone.
     documents: files of lines with "text". replies: files of lines with "question" and "completion", and what else a
     question may have: examples that fine-tuning adds to the reasoning.
     decontaminate: questions of rl and documents that share so many words in a row with a question of validation or test
@@ -146,6 +147,7 @@ def _question(where: str, row: dict, index: int) -> Question:
         difficulty=difficulty,
         domain=_text(where, {"domain": "math"} | row, "domain"),
         tests=tuple((call, literal) for call, literal in tests),
+        reference=_text(where, row, "reference") if "reference" in row else "",
     )
 
 
@@ -156,4 +158,4 @@ def _text(where: str, row: dict, key: str) -> str:
 
 
 def _row(question: Question) -> dict:
-    return asdict(question) | {"tests": json.dumps(question.tests)}
+    return {name: getattr(question, name) for name in _FIELDS} | {"tests": json.dumps(question.tests)}

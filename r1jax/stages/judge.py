@@ -128,7 +128,7 @@ def describe(cfg: Run, place: Place) -> list[str]:
 
 
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data) / "tokenizer.model")
+    tokenizer = Tokenizer(place.other(cfg.data))
     tokenizer.check(cfg.model.vocabulary)
     found = [example for stage in cfg.examples for example in examples.read(place.other(stage))]
     items, too_long = judged(cfg, found, tokenizer)
@@ -174,7 +174,7 @@ def judged(cfg: Run, found: Sequence[Example], tokenizer: Tokenizer) -> tuple[li
     samples = [example for example in found if cfg.domain in (None, example.domain)]
     prompts = tokenizer.encode_all([sample.prompt for sample in samples])
     parts = tokenizer.encode_all([part_of(sample.completion, cfg.part) for sample in samples])
-    read = [sequence(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
+    read = [sequence(prompt, part, tokenizer.eos) for prompt, part in zip(prompts, parts, strict=True)]
     fit = [i for i, ids in enumerate(read) if len(ids) <= cfg.longest]
     if cfg.kind == "pointwise":
         groups, labels = [(i,) for i in fit], [(float(samples[i].reward > cfg.threshold),) for i in fit]
