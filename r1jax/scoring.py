@@ -43,12 +43,11 @@ class Scored:
     def metrics(self) -> dict[str, float]:
         """The metrics of a rollout, means over its responses."""
         lengths = self.responses.lengths
-        mean = {name: float(values.mean()) for name, values in self.columns.items()}
+        mean = {name: float(np.nanmean(v)) for name, v in self.columns.items() if not np.isnan(v).all()}
         return {
             "reward/mean": float(self.rewards.mean()),
             **{name: value for name, value in mean.items() if name.startswith("reward/")},
             "reward/no_variance": float(1 - self.varied.mean()),
-            "reward/accuracy_any_format": mean["correct_any_format"],
             "length/mean": float(lengths.mean()),
             "length/max": float(lengths.max()),
             "length/truncated": mean["truncated"],
@@ -56,7 +55,7 @@ class Scored:
             "words/reflection": mean["reflections"],
             "rollout/tokens": float(lengths.sum()),
             "rollout/turns": float(self.responses.turns),
-        }
+        } | ({"reward/accuracy_any_format": mean["correct_any_format"]} if "correct_any_format" in mean else {})
 
     def examples(self, count: int, tokenizer: Tokenizer) -> list[dict]:
         """The first responses to `count` questions, as a person reads them."""
@@ -67,7 +66,7 @@ class Scored:
                 "completion": self.responses.text(q, 0, tokenizer).text,
                 "answer": self.questions[q].answer,
                 "reward": float(self.rewards[q, 0]),
-                "correct": bool(self.columns["correct"][q, 0]),
+                "correct": self.columns["correct"][q, 0] == 1,
             }
             for q in range(0, len(self.questions), apart)
         ][:count]

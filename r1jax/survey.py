@@ -83,8 +83,8 @@ def ask(
             done += records
             if is_main():
                 append(path, _lines(records))
-            mean = sum(record[shown] for record in done) / len(done)
-            progress.update(first + len(asked), **{shown: mean})
+            values = [record[shown] for record in done if record[shown] is not None]
+            progress.update(first + len(asked), **({shown: sum(values) / len(values)} if values else {}))
     return done
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from r1jax.base.fields import UserError, check
 from r1jax.data.questions import Question
-from r1jax.reward.grade import Grade, grade
+from r1jax.reward.grade import Grade, columns, grade, judged, lost, marks
+from r1jax.reward.manners import Manners
 from r1jax.reward.response import Response
-from r1jax.reward.rules import STATUSES, Accuracy, Format, Language, Overlong, Reward, Score, total
+from r1jax.reward.rules import STATUSES, Accuracy, ByDomain, Format, Language, Overlong, Reward, Score, total
 
 QUESTION = Question(id=0, text="What is 7+5?", answer="2", language="en", difficulty=1)
 GOOD = "<think> 7+5=2 </think> <answer> 2 </answer>"
@@ -116,9 +117,10 @@ def test_dapo_at_its_published_size():
 @given(st.text() | st.just(GOOD), st.integers(1, 100), st.booleans())
 def test_every_text_has_a_finite_score_with_a_known_status(text, tokens, truncated):
     rewards = (Accuracy(), Format(weight=0.2), Overlong(limit=50, buffer=10))
-    value, parts, statuses = total(rewards, QUESTION, response(text, tokens, truncated))
+    value, scores = total(rewards, QUESTION, response(text, tokens, truncated))
+    parts = {name: score.value for name, score in scores.items()}
     assert value == pytest.approx(parts["accuracy"] + 0.2 * parts["format"] + parts["overlong"])
-    assert set(statuses.values()) <= set(STATUSES)
+    assert {score.status for score in scores.values()} <= set(STATUSES)
     assert -1 <= value <= 1.2
 
 
@@ -126,10 +128,9 @@ def test_total_by_hand():
     rewards = (Accuracy(), Format(weight=0.2), Overlong(limit=16, buffer=4, weight=0.5))
     assert total(rewards, QUESTION, response(GOOD, 14)) == (
         pytest.approx(1 + 0.2 - 0.25),
-        {"accuracy": 1, "format": 1, "overlong": -0.5},
-        {"accuracy": "judged", "format": "judged", "overlong": "judged"},
+        {"accuracy": Score(1), "format": Score(1), "overlong": Score(-0.5)},
     )
-    assert total((), QUESTION, response(GOOD)) == (0, {}, {})
+    assert total((), QUESTION, response(GOOD)) == (0, {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class Holder:
 
 
 def test_a_users_own_reward():
-    assert total((Slow(),), QUESTION, response(GOOD)) == (0, {"slow": 0}, {"slow": "timeout"})
+    assert total((Slow(),), QUESTION, response(GOOD)) == (0, {"slow": Score(0, "timeout")})
     assert Holder(rewards=(Slow(), Accuracy())).rewards[1] == Accuracy()
     with pytest.raises(UserError, match="rewards"):
         Holder(rewards=("accuracy",))
@@ -200,8 +201,33 @@ def test_grade_of_a_bare_answer():
 def test_a_reward_may_say_what_is_right():
     half = dataclasses.replace(QUESTION, answer="0.5")
     said = response("<think> so </think> <answer> 1/2 </answer>")
-    assert not grade(half, said).correct and grade(half, said, correct=True).correct_any_format
-    assert not grade(QUESTION, response(GOOD), correct=False).correct
+    assert not grade(half, said).correct and grade(half, said, Score(1)).correct_any_format
+    assert not grade(QUESTION, response(GOOD), Score(0)).correct
+
+
+def test_a_reward_by_domain_asks_that_of_the_domain():
+    reward = ByDomain(rewards={"math": Accuracy(weight=9), "slow": Slow()})
+    assert reward.name == "accuracy" and reward.score(QUESTION, response(GOOD)) == Score(1)
+    assert reward.score(dataclasses.replace(QUESTION, domain="slow"), response(GOOD)) == Score(0, "timeout")
+    assert reward.score(dataclasses.replace(QUESTION, domain="verse"), response(GOOD)) == Score(0, "inapplicable")
+
+
+def test_what_cannot_be_checked_is_neither_right_nor_wrong():
+    request = dataclasses.replace(QUESTION, answer="", domain="helpful", facts=(("tea", "hot"),), reference="Hot tea.")
+    said = Response("<think>tea</think>Of course! Tea is hot.", 9, False, "chat")
+    graded = grade(request, said)
+    assert graded.correct is None and graded.correct_any_format is None and graded.formatted
+    names = columns((Accuracy(), Format()))
+    row = dict(zip(names, marks((Accuracy(), Format()), request, said), strict=True))
+    assert (
+        math.isnan(row["reward/accuracy"]) and math.isnan(row["correct"]) and row["reward/format"] == row["total"] == 1
+    )
+    assert set(names) == set(row) and lost((Accuracy(), Format()), said)[names.index("reward/timeout")] == 1
+    graded = judged(graded, Manners(), request, said)
+    assert graded.quality == 1 and graded.win == 1  # the reference is not polite
+    worse = judged(graded, Manners(), request, dataclasses.replace(said, text="<think>tea</think>Tea is cold."))
+    assert (worse.quality, worse.win) == (0.25, 0)
+    assert judged(grade(QUESTION, said), Manners(), QUESTION, said).quality is None
 
 
 def test_an_answer_need_not_be_a_number():

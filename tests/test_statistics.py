@@ -164,3 +164,16 @@ def test_uneven_samples_are_refused():
         summary(questions, rows("", ""))
     with pytest.raises(UserError, match="equally many"):
         summary([], [])
+
+
+def test_what_cannot_be_checked_has_no_accuracy_and_what_is_judged_has_a_win_rate():
+    questions = [Question(0, "", "2", "en", 1), Question(1, "", "", "en", 1, "helpful")]
+    reply = graded(None, correct=None, correct_any_format=None, quality=0.75, win=0.5)
+    result = summary(questions, [[graded("2"), graded("1")], [reply, dataclasses.replace(reply, win=1.0)]])
+    assert result["pass@1"] == 0.5 and result["questions"] == 1 and "quality" not in result
+    assert list(result["by_difficulty"]) == ["1"] and result["by_difficulty"]["1"]["questions"] == 1
+    helpful = result["by_domain"]["helpful"]
+    assert helpful["quality"] == 0.75 and helpful["win_rate"] == 0.75 and "pass@1" not in helpful
+    assert result["by_domain"]["math"]["pass@1"] == 0.5
+    alone = summary(questions[1:], [[reply, reply]])
+    assert alone["win_rate"] == 0.5 and "pass@1" not in alone and "by_domain" not in alone

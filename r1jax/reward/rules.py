@@ -25,7 +25,8 @@ STATUSES = ("judged", "truncated", "unparsable", "timeout", "inapplicable")
 
 @dataclass(frozen=True)
 class Score:
-    """value: before the weight, finite. status: one of STATUSES."""
+    """value: before the weight, finite. status: one of STATUSES; 'inapplicable': the reward has nothing to say of such
+    a question."""
 
     value: float
     status: str = "judged"
@@ -129,15 +130,26 @@ class Overlong:
         return Score(-min(max(over / self.buffer, 0.0), 1.0))
 
 
-def total(
-    rewards: Sequence[Reward], question: Question, response: Response
-) -> tuple[float, dict[str, float], dict[str, str]]:
-    """The weighted sum, and by reward name the values before the weight and the statuses."""
+@dataclass(frozen=True, kw_only=True)
+class ByDomain:
+    """A reward of its own for each domain of questions, as programs want tests and numbers want equality; of the other
+    domains it says nothing. Their names and weights do not count."""
+
+    rewards: dict[str, Reward]
+    weight: float = 1.0
+    name: str = "accuracy"
+
+    def __post_init__(self):
+        check(self)
+
+    def score(self, question: Question, response: Response) -> Score:
+        """What the reward of the question's domain says."""
+        chosen = self.rewards.get(question.domain)
+        return chosen.score(question, response) if chosen else Score(0.0, "inapplicable")
+
+
+def total(rewards: Sequence[Reward], question: Question, response: Response) -> tuple[float, dict[str, Score]]:
+    """The weighted sum, and the scores by reward name."""
     scores = {reward.name: reward.score(question, response) for reward in rewards}
     require(len(scores) == len(rewards), f"two rewards share a name: {[reward.name for reward in rewards]}")
-    value = math.fsum(reward.weight * scores[reward.name].value for reward in rewards)
-    return (
-        value,
-        {name: score.value for name, score in scores.items()},
-        {name: score.status for name, score in scores.items()},
-    )
+    return math.fsum(reward.weight * scores[reward.name].value for reward in rewards), scores

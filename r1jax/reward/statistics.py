@@ -13,7 +13,7 @@ Grades come as one sequence per question, all of one length.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 
 from r1jax.base.fields import require
@@ -64,25 +64,44 @@ def consensus(grades: Grades) -> float:
 
 
 def summary(questions: Sequence[Question], grades: Grades) -> dict:
-    """The results of an evaluation, for JSON: over all questions, and under `by_difficulty` per difficulty."""
+    """The results of an evaluation, for JSON: over all questions that can be checked (where none can, over all), under
+    `by_difficulty` per difficulty of those, and under `by_domain`, where there are several, per domain of all."""
+    pairs = list(zip(questions, grades, strict=True))
+    checked = [pair for pair in pairs if pair[1] and pair[1][0].correct is not None] or pairs
+    results = _summary([samples for _, samples in checked])
+    results["by_difficulty"] = _by(checked, lambda question: question.difficulty)
+    domains = _by(pairs, lambda question: question.domain)
+    return results | ({"by_domain": domains} if len(domains) > 1 else {})
+
+
+def _by(pairs: Sequence[tuple[Question, Sequence[Grade]]], key: Callable) -> dict[str, dict]:
     groups = {}
-    for question, samples in zip(questions, grades, strict=True):
-        groups.setdefault(question.difficulty, []).append(samples)
-    return _summary(grades) | {
-        "by_difficulty": {str(difficulty): _summary(groups[difficulty]) for difficulty in sorted(groups)}
-    }
+    for question, samples in pairs:
+        groups.setdefault(key(question), []).append(samples)
+    return {str(name): _summary(groups[name]) for name in sorted(groups)}
 
 
 def _summary(grades: Grades) -> dict:
     sizes = {len(samples) for samples in grades}
     require(len(sizes) == 1 and min(sizes) > 0, f"an evaluation needs questions with equally many samples, not {sizes}")
     k = sizes.pop()
-    return {
-        "pass@1": average(grades, "correct"),
-        "pass@1_ci95": list(interval(grades, "correct")),
-        "pass@1_any_format": average(grades, "correct_any_format"),
-        f"pass@{k}": pass_at(grades, k),
-        f"cons@{k}": consensus(grades),
+    first = grades[0][0]
+    results = {}
+    if first.correct is not None:
+        results |= {
+            "pass@1": average(grades, "correct"),
+            "pass@1_ci95": list(interval(grades, "correct")),
+            "pass@1_any_format": average(grades, "correct_any_format"),
+            f"pass@{k}": pass_at(grades, k),
+            f"cons@{k}": consensus(grades),
+        }
+    if first.quality is not None:
+        results |= {
+            "quality": average(grades, "quality"),
+            "win_rate": average(grades, "win"),
+            "win_rate_ci95": list(interval(grades, "win")),
+        }
+    return results | {
         "format": average(grades, "formatted"),
         "language": average(grades, "language"),
         "reflection": average(grades, "reflections"),

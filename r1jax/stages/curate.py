@@ -98,13 +98,13 @@ def _judge(cfg: Run, question: Question, index: int, sampled: Responses, tokeniz
     records = []
     for sample in range(cfg.sampler.samples):
         response = sampled.text(index, sample, tokenizer)
-        reward, parts, _ = total(cfg.rewards, question, response)
+        reward, scores = total(cfg.rewards, question, response)
         text = response.text
-        correct = parts["accuracy"] == 1 if "accuracy" in parts else None
-        reason = cfg.keep.reason(response, grade(question, response, correct), reward)
+        reason = cfg.keep.reason(response, grade(question, response, scores.get("accuracy")), reward)
         if reason is None and cfg.rewriter is not None:
             text = cfg.rewriter.rewrite(question, response.parts.thinking, response.parts.reply)
         begin = survey.fields(question, text, sample, cfg.written or cfg.template)
+        parts = {name: score.value for name, score in scores.items()}
         records.append(begin | {"reward": reward, "parts": parts, "reason": reason})
     chosen = cfg.keep.choose([r["completion"] for r in records], [r["reason"] for r in records])
     return [r | {"reason": reason, "kept": reason is None} for r, reason in zip(records, chosen, strict=True)]

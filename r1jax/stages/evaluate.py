@@ -18,7 +18,7 @@ from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.config import Transformer
 from r1jax.responses import Responses
-from r1jax.reward.grade import Grade, grade
+from r1jax.reward.grade import Grade, grade, judged
 from r1jax.reward.response import Response
 from r1jax.reward.rules import Accuracy, Reward
 from r1jax.reward.statistics import summary
@@ -29,7 +29,8 @@ from r1jax.rollout.sampler import Sampler
 class Run:
     """data, init: the stages that prepared the data and trained the policy; init None: the stage whose name follows
     'evaluate_' in this one's. split: 'validation' or 'test', of which the first `questions` are asked, `chunk` of them
-    at a time. accuracy: the reward that says which responses are right: those that it gives 1."""
+    at a time. accuracy: the reward that says which responses are right: those that it gives 1. judge:
+    one that no policy was trained by, which says how good replies are that cannot be right or wrong."""
 
     data: str
     task: Task
@@ -41,6 +42,7 @@ class Run:
     chunk: int
     init: str | None = None
     accuracy: Reward = Accuracy()
+    judge: Reward | None = None
     split: Literal["validation", "test"] = "test"
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -79,7 +81,9 @@ def run(cfg: Run, place: Place) -> None:
 
 
 def _record(cfg: Run, question: Question, response: Response, sample: int) -> dict:
-    graded = grade(question, response, cfg.accuracy.score(question, response).value == 1)
+    graded = grade(question, response, cfg.accuracy.score(question, response))
+    if cfg.judge is not None:
+        graded = judged(graded, cfg.judge, question, response)
     return survey.fields(question, response.text, sample, cfg.template) | dataclasses.asdict(graded)
 
 
