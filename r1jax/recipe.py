@@ -92,7 +92,7 @@ def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
             for field in ("data", "init", "examples", "tokenizer"):
                 named = getattr(cfg, field, None) or ()
                 if field == "init" and hasattr(cfg, field):
-                    named = policies.before(cfg.init, stage)
+                    named = (policies.before(cfg.init, stage), *(judge.init for judge in getattr(cfg, "judges", ())))
                 for name in (named,) if isinstance(named, str) else named:
                     require(
                         name in before or place.other(name).exists(),

@@ -86,12 +86,16 @@ class Scoring:
         """Begins: in the pool, without waiting, or else here, to the end."""
         began = time.monotonic()
         self.questions, self.responses, self._rewards = questions, responses, rewards
-        self._begun = {}
+        self._begun, self._judged = {}, {}
         for q in range(jax.process_index(), len(questions), jax.process_count()):
             for g in range(responses.lengths.shape[1]):
                 work = (rewards, questions[q], responses.text(q, g, tokenizer))
                 self._begun[q, g] = work[-1], (scorers.submit(marks, *work) if scorers else marks(*work))
         self.seconds = time.monotonic() - began  # that the caller has waited so far
+
+    def add(self, columns: dict[str, np.ndarray], weights: dict[str, float]) -> None:
+        """What judges say, each [Q, G], NaN where it is none of their business; before `scored` is asked for."""
+        self._judged = {name: (values, weights[name]) for name, values in columns.items()}
 
     @functools.cached_property
     def scored(self) -> Scored:
@@ -108,8 +112,12 @@ class Scoring:
             bits = multihost_utils.process_allgather(table.view(np.uint32))  # jax would round numbers to float32
             table = bits.view(np.float64).sum(0)
         numbers = dict(zip(names, np.moveaxis(table, 2, 0), strict=True))
+        rewards = numbers.pop("total")
+        for name, (values, weight) in self._judged.items():
+            numbers[f"reward/{name}"] = values
+            rewards = rewards + weight * np.nan_to_num(values)
         self.seconds += time.monotonic() - began
-        return Scored(self.questions, self.responses, numbers.pop("total"), numbers)
+        return Scored(self.questions, self.responses, rewards, numbers)
 
 
 def workers(count: int) -> contextlib.AbstractContextManager[Pool | None]:

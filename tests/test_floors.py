@@ -23,6 +23,7 @@ FLOORS = {
     "survey": 2.6,
     "judging": 2.6,
     "experience": 2.8,
+    "rollouts": 2.9,
     "stages": 3,
     "recipe": 4,
     "plan": 4,

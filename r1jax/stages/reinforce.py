@@ -12,21 +12,20 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from r1jax import collate, experience, policies, responses, scoring
+from r1jax import experience, policies, responses, scoring
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.plots import curves
-from r1jax.data import feed
+from r1jax.data.mixture import Share, counts
 from r1jax.data.questions import Task
 from r1jax.data.template import Template
-from r1jax.data.tokenizer import Tokenizer
+from r1jax.judging import Judge
 from r1jax.learn import grpo, update
 from r1jax.learn.grpo import Grpo
-from r1jax.learn.likelihood import Model, score_all
+from r1jax.learn.likelihood import Model
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import State
 from r1jax.loop import Loop, Saving, apply, ladder
@@ -35,7 +34,7 @@ from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 from r1jax.reward.rules import Reward
 from r1jax.rollout.sampler import Sampler
-from r1jax.scoring import Scoring
+from r1jax.rollouts import Rollouts
 
 SHOWN = ("reward/mean", "reward/accuracy", "length/mean", "time/tokens_per_second")
 
@@ -50,6 +49,9 @@ class Run:
     many rollouts (DAPO, 2503.14476, section 3.2); None: they stay. show: samples.jsonl gets that many responses, every
     `show_every` rollouts. scorers: worker processes that score, on each host; 0: the trainer does, which suits rewards
     that only read text.
+
+    judges: reward models that score besides (judging.Judge). mixture: the domains that are asked, and in which part
+    (data.mixture.Share); empty: the questions as they come.
     """
 
     data: str
@@ -77,12 +79,14 @@ class Run:
     show: int = 4
     show_every: int = 10
     scorers: int = 0
+    judges: tuple[Judge, ...] = ()
+    mixture: tuple[Share, ...] = ()
     seed: int = 0
 
     def __post_init__(self):
         check(self)
-        counts = ("steps", "questions", "rows", "row_length", "minibatches", "reference_every", "dynamic_sampling")
-        at_least(1, self, *counts, "show_every")
+        numbers = ("steps", "questions", "rows", "row_length", "minibatches", "reference_every", "dynamic_sampling")
+        at_least(1, self, *numbers, "show_every")
         at_least(0, self, "show", "scorers")
         require(len(self.rewards) > 0, "reinforce.Run.rewards is empty; choose at least one reward")
         require(len(self.capacities) > 0, "reinforce.Run.capacities is empty; it needs one at least")
@@ -137,24 +141,30 @@ def describe(cfg: Run, place: Place) -> list[str]:
             "the reference stays" if cfg.reference_every is None else f"reference refreshed every {cfg.reference_every}"
         ),
         scoring.describe(cfg.rewards, cfg.scorers),
+        *_mixed(cfg),
     ]
 
 
+def _mixed(cfg: Run) -> list[str]:
+    """The mixture at the first rollout and at the last, where they differ."""
+    if not cfg.mixture:
+        return []
+    ends = [counts(cfg.mixture, cfg.questions, step, cfg.steps) for step in (0, cfg.steps - cfg.minibatches)]
+    said = [", ".join(f"{count} {domain}" for domain, count in end.items()) for end in ends]
+    return [f"questions of a rollout: {said[0]}" + (f"; at last {said[1]}" if said[1] != said[0] else "")]
+
+
 def run(cfg: Run, place: Place) -> None:
-    tokenizer = Tokenizer(place.other(cfg.data))
-    pool = cfg.task.questions("rl", place.other(cfg.data))
-    require(len(pool) > 0, f"{place.name}: the task has no questions to train on; its split rl is empty")
-    responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
-    responder.prompts(pool)  # one that is too long is found now
     with (
         jax.set_mesh(cfg.mesh.make()),
         Loop(place, cfg.steps, cfg.saving) as loop,
         scoring.workers(cfg.scorers) as scorers,
     ):
+        rollouts = Rollouts(cfg, place, loop.journal, scorers)
         optimizer = cfg.optimizer.make(cfg.steps)
         policy_shapes = lm.shapes(cfg.model, cfg.layout)
         like = jax.eval_shape(lambda p: update.init(p, optimizer), policy_shapes).items()
-        host = {"step": 0, "rollout": 0, "position": 0, "left": 0, "minibatches": cfg.minibatches, "reference": None}
+        host = {"step": 0, "rollout": 0, "positions": {}, "left": 0, "minibatches": cfg.minibatches, "reference": None}
         held = None
         last = loop.store.latest()
         if last is not None and loop.store.host(last)["left"]:
@@ -185,15 +195,10 @@ def run(cfg: Run, place: Place) -> None:
             return partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, capacity, cfg.remat))
 
         rungs = ladder(loss, cfg.capacities, cfg.mesh, optimizer, cfg.bias_rate)
-        # Scoring has no second try, so it takes the room for the worst case.
-        scores = jax.jit(partial(score_all, model=Model(cfg.model, cfg.layout, float(cfg.mesh.expert), False)))
-
         while host["step"] < cfg.steps:
             told = {}
             if host["left"] == 0:
-                held, told = _rollout(
-                    cfg, host, pool, responder, tokenizer, scores, state.policy, reference, scorers, loop
-                )
+                held, told = rollouts.next(host, state.policy, reference)
                 host |= {"left": cfg.minibatches}
             began = time.monotonic()
             index = cfg.minibatches - host["left"]
@@ -221,67 +226,14 @@ def run(cfg: Run, place: Place) -> None:
     seen = [record for record in records if "reward/mean" in record]
     early, late = seen[0], seen[-5:]
     average = lambda key: sum(record[key] for record in late) / len(late)  # noqa: E731
-    place.finish(
-        {
-            "steps": cfg.steps,
-            "accuracy_first": early["reward/accuracy"],
-            "accuracy_last": average("reward/accuracy"),
-            "length_first": early["length/mean"],
-            "length_last": average("length/mean"),
-        }
-    )
+    told = {"steps": cfg.steps}
+    for name, key in (("accuracy", "reward/accuracy"), ("length", "length/mean")):
+        if key in early:
+            told |= {f"{name}_first": early[key], f"{name}_last": average(key)}
+    place.finish(told)
 
 
 def _means(metrics: dict) -> dict:
     """Sums over response tokens become means."""
     tokens = metrics["tokens"]
     return {k: v / tokens if k in ("kl", "clipped", "ratio", "mismatch", "entropy") else v for k, v in metrics.items()}
-
-
-def _rollout(cfg: Run, host: dict, pool, responder, tokenizer, scores, policy, reference, scorers, loop: Loop):
-    """Samples and scores one rollout; advances the feed in `host` -> (Experience, metrics). While the scorers work, the
-    policies' log-probabilities are computed, unless dynamic sampling waits for the scores."""
-    began, first = time.monotonic(), host["rollout"]
-    view = responder.view(policy)
-    kept, tries, sampled_at = [], [], []
-    for _ in range(cfg.dynamic_sampling or 1):
-        questions = [pool[i] for i in feed.take(cfg.seed, host["position"], cfg.questions, len(pool))]
-        sampled = responder.sample(view, questions, seed=cfg.seed, rollout=host["rollout"])
-        sampled_at.append(time.monotonic())
-        tries.append(Scoring(questions, sampled, cfg.rewards, tokenizer, scorers))
-        host |= {"position": host["position"] + cfg.questions, "rollout": host["rollout"] + 1}
-        varied = np.ones(cfg.questions, bool) if cfg.dynamic_sampling is None else tries[-1].scored.varied
-        kept += [(tries[-1], q) for q in np.flatnonzero(varied)]
-        if len(kept) >= cfg.questions:
-            break
-    else:  # not enough after all rollouts: groups without variance fill up, and weigh nothing
-        kept += [(tries[-1], q) for q in np.flatnonzero(~varied)]
-    del view
-    kept = kept[: cfg.questions]
-    order = np.random.default_rng((cfg.seed, host["rollout"])).permutation(cfg.sequences)
-    held = experience.of(kept, cfg.sampler.window, order)
-    told = {"time/rollout": sampled_at[0] - began, "rollout/tries": float(len(tries))}
-    began = time.monotonic()
-    if cfg.algorithm.rescores:
-        held = held.replace(old=_score_all(cfg, held, scores, policy))
-    if reference is not None:
-        held = held.replace(reference=_score_all(cfg, held, scores, reference))
-    told |= {"time/reference": time.monotonic() - began}
-    advantages = grpo.advantages(np.stack([rollout.scored.rewards[q] for rollout, q in kept]), cfg.algorithm)
-    told |= tries[0].scored.metrics() | {"time/score": tries[0].seconds}
-    for rollout, done in enumerate(tries, first):
-        if rollout % cfg.show_every == 0:
-            loop.journal.samples(host["step"] + 1, done.scored.examples(cfg.show, tokenizer))
-    return held.replace(advantages=advantages.reshape(-1)), told
-
-
-def _score_all(cfg: Run, held: experience.Experience, scores, policy: lm.Policy) -> np.ndarray:
-    """Log-probabilities [B, S] of the rollout's responses under a policy."""
-    members = np.arange(cfg.sequences)
-    rows, count, places = experience.rows_of(held, members, cfg.shape)
-    logp = scores(
-        policy, collate.put_rows(rows, cfg.layout), collate.put(np.int32(count), jax.P()), cfg.sampler.temperature
-    )
-    if jax.process_count() > 1:
-        logp = multihost_utils.process_allgather(logp, tiled=True)
-    return experience.gather(held, members, places, np.asarray(logp))
