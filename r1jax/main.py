@@ -154,34 +154,36 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[str, dict[str, Stage]]:
     """Every stage of every file, built and checked: {recipe name: {stage name: Stage}}."""
     extras = [Extra(file) for file in gin_files] + [Extra(override) for override in overrides]
-    plans: dict[str, dict[str, epath.Path]] = {}
+    plans: dict[str, tuple[dict[str, epath.Path], list[Extra]]] = {}
     for file in map(epath.Path, files):
-        name, stages = _plan(file, extras)
+        name, stages, own = _plan(file, extras)
         require(name not in plans, f"{file}: a recipe named {name!r} was given already")
-        plans[name] = stages
-    names = {stage for stages in plans.values() for stage in stages}
+        plans[name] = stages, own
+    names = {stage for stages, _ in plans.values() for stage in stages}
     recipes = {
-        name: {stage: _stage(stage, file, extras, names) for stage, file in stages.items()}
-        for name, stages in plans.items()
+        name: {stage: _stage(stage, file, own + extras, names) for stage, file in stages.items()}
+        for name, (stages, own) in plans.items()
     }
-    for extra in extras:
+    for extra in [extra for _, own in plans.values() for extra in own] + extras:
         name = extra.flag.removeprefix("--gin.").partition("=")[0].rpartition("/")[2].partition(".")[0]
         require(extra.unused is not None, f"{extra.flag}: no stage imports or defines {name!r}{_meant(name)}")
         require(not extra.unused, f"{extra.flag}: no stage uses {_named(extra.unused or set())}")
     return recipes
 
 
-def _plan(file: epath.Path, extras: list[Extra]) -> tuple[str, dict[str, epath.Path]]:
-    """(recipe name, {stage name: file}). A stage file alone is a recipe of one stage with the file's name."""
+def _plan(file: epath.Path, extras: list[Extra]) -> tuple[str, dict[str, epath.Path], list[Extra]]:
+    """(recipe name, {stage name: file}, the recipe's own bindings). A stage file alone is a recipe of one stage with
+    the file's name."""
     from r1jax.recipe import Recipe
 
     gin.clear_config()
     keys = _parse(file)
     if not _bound_classes(lambda cls: cls is Recipe):
-        return file.stem, {file.stem: file}
+        return file.stem, {file.stem: file}, []
     referenced = _referenced()
     built, _ = _build(Recipe, str(file), keys, referenced, _take(extras, None, set()))
-    return built.name, {stage: epath.Path(os.path.normpath(file.parent / path)) for stage, path in built.stages.items()}
+    stages = {stage: epath.Path(os.path.normpath(file.parent / path)) for stage, path in built.stages.items()}
+    return built.name, stages, [Extra(f"--gin.{binding}") for binding in built.bindings]
 
 
 def _stage(name: str, file: epath.Path, extras: list[Extra], names: set[str]) -> Stage:

@@ -31,16 +31,22 @@ HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a recipe file binds: its name and, in order, the gin file of each stage, relative to the recipe file."""
+    """What a recipe file binds: its name and, in order, the gin file of each stage, relative to the recipe file.
+
+    bindings: what it changes in its stages, each as after --gin. on the command line, which comes later and wins.
+    """
 
     name: str
     stages: dict[str, str]
+    bindings: tuple[str, ...] = ()
 
     def __post_init__(self):
         fields.check(self)
         require(bool(self.stages), "recipe.Recipe.stages is empty, wanted one stage or more")
         for name in (self.name, *self.stages):
             require(name != "" and "/" not in name, f"recipe.Recipe: {name!r} cannot be the name of a folder")
+        for binding in self.bindings:
+            require("=" in binding, f"recipe.Recipe.bindings: {binding!r} has no value: write NAME=VALUE")
 
 
 def run(

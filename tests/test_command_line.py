@@ -127,6 +127,19 @@ def test_overrides(flags, first, second):
     assert runs(RECIPE_FILE, *flags) == {"first": run(**first), "second": run(**second)}
 
 
+def test_a_recipe_binds_in_its_stages_and_the_command_line_wins(tmp_path, mistake):
+    recipe = tmp_path / "configs/recipes/pair.gin"
+    recipe.write_text(RECIPE + "  bindings = ('STEPS=7', 'second/toy.Adder.add=5')\n")
+    first, second = (stage.run for stage in _load([RECIPE_FILE], [], [])["pair"].values())
+    assert (first.steps, first.adder.add, second.steps, second.adder.add) == (7, 2.0, 7, 5)
+    first, _ = (stage.run for stage in _load([RECIPE_FILE], [], ["--gin.STEPS=4"])["pair"].values())
+    assert first.steps == 4
+    recipe.write_text(RECIPE + "  bindings = ('toy.Adder.ad=5',)\n")
+    assert "toy.Adder has no parameter ad" in mistake(["run", RECIPE_FILE])
+    recipe.write_text(RECIPE + "  bindings = ('STEPS',)\n")
+    assert "recipe.Recipe.bindings: 'STEPS' has no value: write NAME=VALUE" in mistake(["run", RECIPE_FILE])
+
+
 def test_an_override_reaches_a_module_that_only_an_include_imports(tmp_path):
     adder = (ADDER + "toy.Run.adder = @toy.Adder()\n").replace("toy", "plus").replace("plus_stage", "toy_stage")
     (tmp_path / "configs/models/adder.gin").write_text(adder)
