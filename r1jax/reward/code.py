@@ -7,6 +7,7 @@ read as a literal, never evaluated.
 """
 
 import ast
+import functools
 import re
 import warnings
 from dataclasses import dataclass
@@ -69,18 +70,30 @@ class Code:
         if response.truncated:
             return Score(0.0, "truncated")
         source = response.parts and program(response.parts.reply)
-        calls = tuple(call for call, _ in tests)
-        if not source or not _defines(source, calls):
+        if not source or not _defines(source, tests):
             return Score(0.0, "unparsable")
-        driver = _DRIVER.format(program=source, calls=calls, unparsable=UNPARSABLE.decode())
-        status, output = run(driver, self.limits, without_sandbox=self.without_sandbox)
-        if status in ("timeout", "broken"):
+        try:
+            return _verdict(source, tests, self.limits, self.without_sandbox)
+        except _Unsettled:
             return Score(0.0, "timeout")
-        if output == UNPARSABLE:
-            return Score(0.0, "unparsable")
-        said = output.decode("ascii", "replace").split("\n")
-        right = status == "ok" and len(said) == len(tests)
-        return Score(float(right and all(same(one, truth) for one, (_, truth) in zip(said, tests, strict=True))))
+
+
+class _Unsettled(Exception):
+    """A program that was not run to its end; the next time it may be."""
+
+
+@functools.lru_cache(maxsize=10_000)  # a group's samples are often the same program
+def _verdict(source: str, tests: tuple[tuple[str, str], ...], limits: Limits, without_sandbox: bool) -> Score:
+    calls = tuple(call for call, _ in tests)
+    driver = _DRIVER.format(program=source, calls=calls, unparsable=UNPARSABLE.decode())
+    status, output = run(driver, limits, without_sandbox=without_sandbox)
+    if status in ("timeout", "broken"):
+        raise _Unsettled
+    if output == UNPARSABLE:
+        return Score(0.0, "unparsable")
+    said = output.decode("ascii", "replace").split("\n")
+    right = status == "ok" and len(said) == len(tests)
+    return Score(float(right and all(same(one, truth) for one, (_, truth) in zip(said, tests, strict=True))))
 
 
 def program(reply: str) -> str | None:
@@ -111,7 +124,7 @@ def same(said: str, truth: str) -> bool:
     return type(found) is type(wanted) and found == wanted
 
 
-def _defines(source: str, calls: tuple[str, ...]) -> bool:
+def _defines(source: str, tests: tuple[tuple[str, str], ...]) -> bool:
     """Whether the program defines anything that the first call speaks of. Saves a sandbox where it is no program."""
     defined = {name for match in _DEFINED.finditer(source) for name in match.groups() if name}
-    return bool(defined & set(_WORD.findall(calls[0])))
+    return bool(defined & set(_WORD.findall(tests[0][0])))
