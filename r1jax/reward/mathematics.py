@@ -35,8 +35,9 @@ _WRAPPED = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class MathAccuracy:
-    """1 if the response's answer equals the truth as mathematics, else 0; the answer is what stands in a box, else what
-    `reward.answers` finds. Where there are several boxes, every one must be right. seconds: of CPU time a comparison.
+    """1 if the response's answer equals the truth as mathematics, else 0, of questions that have a truth. The answer
+    is what stands in a box, else what `reward.answers` finds. Where there are several boxes, every one must be right.
+    seconds: of CPU time a comparison.
     """
 
     seconds: float = 3.0
@@ -50,6 +51,8 @@ class MathAccuracy:
     def score(self, question: Question, response: Response) -> Score:
         """Judges complete, well-formed responses whose answer can be read in time; all others are 0 with their
         status."""
+        if not question.answer:
+            return Score(0.0, "inapplicable")
         if response.truncated:
             return Score(0.0, "truncated")
         if response.parts is None:
