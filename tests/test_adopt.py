@@ -13,12 +13,14 @@ import pytest
 import safetensors.numpy as safetensors
 import small
 import tokenizers
+from etils import epath
 
 from r1jax import policies
 from r1jax.base.fields import UserError
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
+from r1jax.data import examples
 from r1jax.main import main
 from r1jax.model import config, huggingface, lm
 from r1jax.model.layout import Layout
@@ -221,12 +223,14 @@ sampler.Sampler:
 """
 FILES = {
     "task": "from r1jax.data import jsonlines\njsonlines.JsonLines.rl = ('rl.jsonl',)\n"
-    "jsonlines.JsonLines.test = ('test.jsonl',)\n",
+    "jsonlines.JsonLines.test = ('test.jsonl',)\njsonlines.JsonLines.replies = ('replies.jsonl',)\n",
     "adopt": MODEL.replace("include 'task.gin'", "")
     + "from r1jax.stages import adopt\nadopt.Run.published = 'model'\n"
     + "adopt.Run.model = @config.Transformer()\nadopt.Run.mesh = @mesh.Mesh()\n",
     "prepare": "include 'task.gin'\nfrom r1jax.data import jsonlines\nfrom r1jax.stages import prepare\n"
-    "prepare.Run.task = @jsonlines.JsonLines()\nprepare.Run.tokenizer = 'base'\n",
+    "prepare.Run.task = @jsonlines.JsonLines()\nprepare.Run.tokenizer = 'base'\n"
+    "from r1jax.data import template\nprepare.Run.general = 3\nprepare.Run.template = @template.Zero()\n"
+    "template.Zero.text = '{question}='\n",
     "zero": MODEL
     + "from r1jax import loop\nfrom r1jax.learn import grpo\nfrom r1jax.learn import optim\n"
     + "from r1jax.stages import reinforce\n"
@@ -265,6 +269,8 @@ def test_a_recipe_from_a_published_model_and_a_users_questions(tmp_path, monkeyp
     questions = [{"question": f"{a}+{b}", "answer": a + b} for a in range(6) for b in range(6)]
     (tmp_path / "rl.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions[:32]))
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions[31:]))
+    replies = [{"question": f"{a}+1", "completion": f"<think>{a}+1</think>{a + 1}"} for a in range(4)]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replies))
     for name, text in FILES.items():
         (tmp_path / f"{name}.gin").write_text("from __gin__ import dynamic_registration\n" + text)
     (tmp_path / "recipe.gin").write_text(RECIPE.format(tmp_path))
@@ -275,6 +281,8 @@ def test_a_recipe_from_a_published_model_and_a_users_questions(tmp_path, monkeyp
     summary = json.loads((root / "data" / "done.json").read_text())
     assert summary == {"documents": 0, "questions": 31, "held_out": 5, "left_out": 1, "vocabulary": 257}
     assert [record["step"] for record in read(root / "zero" / "metrics.jsonl")] == [1, 2]
+    own = examples.read(epath.Path(root / "data"))
+    assert [(e.prompt, e.completion) for e in own] == [(f"{a}+1=", f"<think>{a}+1</think>{a + 1}") for a in range(3)]
     results = json.loads((root / "evaluate" / "results.json").read_text())
     assert results["questions"] == 4 and 0 <= results["pass@1"] <= 1
     with jax.set_mesh(Mesh(fsdp=8).make()):

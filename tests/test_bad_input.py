@@ -114,6 +114,10 @@ BEFORE_ANY_WORK = {
         ["--gin.prepare.Run.tokenizer=base"],
         "prepare.Run wants either vocabulary, to train a tokenizer, or tokenizer, to copy one",
     ),
+    "examples without a template": (
+        ["--gin.prepare.Run.general=5"],
+        "prepare.Run.general is 5: it wants a template, and a task that has examples of its own; World has some",
+    ),
     "a tokenizer that is nowhere": (
         ["--gin.prepare.Run.vocabulary=None", "--gin.prepare.Run.tokenizer=nowhere"],
         "data: Run.tokenizer is 'nowhere', but no stage of that name comes before, and there is no folder ",

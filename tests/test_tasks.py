@@ -99,6 +99,9 @@ def test_replies_become_examples(tmp_path):
     assert (second.language, second.domain, second.question) == ("zh", "helpful", 1)
     with pytest.raises(UserError, match=r'replies.jsonl:3: there is no "completion", a text'):
         task.general(3, Zero())
+    alone = JsonLines(replies=(replies,))
+    assert alone.prepare(epath.Path(tmp_path), lambda count: None)["questions"] == 0
+    assert alone.general(2, Zero()) == task.general(2, Zero())
     with pytest.raises(UserError, match="JsonLines.replies has 0 lines, 1 are wanted"):
         JsonLines(test=(replies,)).general(1, Zero())
 
@@ -142,7 +145,7 @@ def test_a_line_that_is_wrong_is_named(line, said, tmp_path):
 def test_files_that_are_missing(tmp_path):
     with pytest.raises(UserError, match="nowhere.jsonl: there is no such file"):
         JsonLines(rl=("nowhere.jsonl",)).prepare(epath.Path(tmp_path), lambda count: None)
-    with pytest.raises(UserError, match="JsonLines names no file of questions"):
+    with pytest.raises(UserError, match="JsonLines names no file; give rl, test or replies"):
         JsonLines(documents=("some.jsonl",))
     with pytest.raises(UserError, match="decontaminate is 0; it must be at least 1"):
         JsonLines(rl=("some.jsonl",), decontaminate=0)

@@ -47,7 +47,8 @@ class JsonLines:
     def __post_init__(self):
         check(self)
         at_least(1, self, "decontaminate")
-        require(len(self.rl + self.validation + self.test) > 0, "JsonLines names no file of questions; give rl or test")
+        named = self.rl + self.validation + self.test + self.replies
+        require(len(named) > 0, "JsonLines names no file; give rl, test or replies")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -67,7 +68,8 @@ class JsonLines:
         read = [documents[i] for i in apart(documents, held_out, self.decontaminate)]
         splits = {"rl": kept, "validation": validation, "test": test}
         rows = {split: (lambda q=questions: map(_row, q)) for split, questions in splits.items() if questions}
-        self._questions(folder).write(rows, tell)
+        if rows:
+            self._questions(folder).write(rows, tell)
         if read:
             self._documents(folder).write({"pretrain": lambda: ({"text": text} for text in read)}, tell)
         return {
