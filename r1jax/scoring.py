@@ -20,7 +20,7 @@ from r1jax.reward import sandbox
 from r1jax.reward.code import Code
 from r1jax.reward.grade import columns, lost, marks
 from r1jax.reward.pool import Lost, Pool
-from r1jax.reward.rules import Reward
+from r1jax.reward.rules import ByDomain, Reward
 
 SECONDS = 60.0  # that a worker may take for one response, the start of the worker included
 
@@ -128,7 +128,10 @@ def workers(count: int) -> contextlib.AbstractContextManager[Pool | None]:
 def describe(rewards: Sequence[Reward], scorers: int) -> str:
     """How responses will be scored. UserError where programs are to run and no sandbox can be had."""
     said = f"processes that score: {scorers}" if scorers else "scored in place"
-    for reward in rewards:
+    parts = [
+        part for reward in rewards for part in (reward.rewards.values() if isinstance(reward, ByDomain) else [reward])
+    ]
+    for reward in parts:
         if isinstance(reward, Code):
             said += f", programs run by {sandbox.way(reward.without_sandbox)}"
             require(
