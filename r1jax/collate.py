@@ -73,5 +73,8 @@ def spec(array: np.ndarray, layout: Layout) -> jax.P:
 
 
 def live(packed: Packed) -> np.ndarray:
-    """Where there is a target, bool, of the shape of the arrays."""
-    return packed["targets"] != 0
+    """Where there is a target, bool, of the shape of the arrays: the same sequence goes on. (A published tokenizer's id
+    0 is a token like any other.)"""
+    here = packed["segments"]
+    after = np.pad(here[..., 1:], [(0, 0)] * (here.ndim - 1) + [(0, 1)])
+    return (here != 0) & (here == after)

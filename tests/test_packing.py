@@ -45,14 +45,14 @@ def test_too_long_a_sequence_is_refused():
 def test_packed_sequences_come_back(case):
     lengths, capacity = case
     rng = np.random.default_rng(len(lengths))
-    sequences = [rng.integers(1, 100, length) for length in lengths]
+    sequences = [rng.integers(0, 100, length) for length in lengths]  # 0 is a token too
     packed, places = collate.pack(sequences, capacity)
-    used = np.zeros(packed["tokens"].shape, bool)
+    used, live = np.zeros(packed["tokens"].shape, bool), np.zeros(packed["tokens"].shape, bool)
     for index, row, column, segment in places:
         size = lengths[index]
         cells = row, slice(column, column + size)
         assert not used[cells].any()
-        used[cells] = True
+        used[cells], live[row, column : column + size - 1] = True, True
         np.testing.assert_array_equal(packed["tokens"][cells], sequences[index])
         np.testing.assert_array_equal(packed["targets"][cells], [*sequences[index][1:], 0])
         np.testing.assert_array_equal(packed["positions"][cells], range(size))
@@ -61,7 +61,7 @@ def test_packed_sequences_come_back(case):
     assert sorted(place[0] for place in places) == list(range(len(lengths)))
     for name, values in packed.items():
         assert not values[~used].any(), name
-    np.testing.assert_array_equal(collate.live(packed), packed["targets"] > 0)
+    np.testing.assert_array_equal(collate.live(packed), live)
 
 
 def test_stacked_rows_are_padded_and_counted():
