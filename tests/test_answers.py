@@ -17,6 +17,15 @@ def test_a_well_formed_response_is_parsed():
     assert parse("\n<think>七加五得二</think>\n\n<answer>2</answer>\n") == ("七加五得二", "2", "2")
 
 
+def test_a_box_holds_the_answer_in_either_form():
+    for end in ("{}", "<answer>{}</answer>"):
+        form = "zero" if "answer" in end else "chat"
+        boxes = {r"It is \boxed{2}.": "2", r"\boxed{2}, or \boxed{3}": "", r"\boxed{2}, so \boxed{2.0}": "2"}
+        for said, answer in boxes.items():
+            assert parse("<think>so</think>" + end.format(said), form).answer == answer
+    assert parse(r"<think>so</think><answer>\boxed{2</answer>").answer == r"\boxed{2"
+
+
 def test_empty_thinking_still_has_an_answer():
     assert parse("<think></think><answer>2</answer>") == ("", "2", "2")
 

@@ -33,7 +33,7 @@ def parse(text: str, form: Form = "zero") -> Parts | None:
     """The parts of a response, or None unless it has its form and nothing else.
 
     Each tag of the form stands once, in order, those of the other nowhere; only white space before and between the
-    parts; a reply that is not empty. A reply in the form 'chat' gives the answer that `stated` finds.
+    parts; a reply that is not empty. A reply in the form 'chat', or with a box, gives the answer that `stated` finds.
     """
     wanted = TAGS if form == "zero" else TAGS[:2]
     if any(text.count(tag) != (tag in wanted) for tag in TAGS):
@@ -47,7 +47,7 @@ def parse(text: str, form: Form = "zero") -> Parts | None:
     reply = reply.strip()
     if not closed or before.strip() or between.strip() or after.strip() or not reply:
         return None
-    return Parts(thinking.strip(), reply, reply if form == "zero" else stated(reply))
+    return Parts(thinking.strip(), reply, stated(reply) if form == "chat" or boxed(reply) else reply)
 
 
 def stated(reply: str) -> str:
