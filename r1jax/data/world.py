@@ -67,7 +67,9 @@ class World:
     riddles, functions, helpful, harmless: shares of the questions; the rest are chains.
     textbook, forum: share of the documents; the rest are everyday exchanges.
     slip: a worked step is wrong. careful: a writer checks. mixed: a worked text mixes both languages; careful_mixed:
-    such a writer checks, None: as often as others. stray_tag: a textbook keeps a `<think>` before the work.
+    such a writer checks, None: as often as others. persevering: a writer of a riddle tries on until it is solved
+    (were they few, nobody could learn from their stopping what a solution is). stray_tag: a textbook keeps a `<think>`
+    before the work.
     bare, tagged_bare, worked: shares of the forum's answers; the rest shows its work inside complete tags.
     informed: a bare answer is no guess. virtue, taught: a reply to a request, in a forum and in `general`, has each
     of the things that make it good.
@@ -88,6 +90,7 @@ class World:
     careful: float = 0.15
     mixed: float = 0.1
     careful_mixed: float | None = None
+    persevering: float = 0.5
     stray_tag: float = 0.5
     bare: float = 0.62
     tagged_bare: float = 0.17
@@ -233,6 +236,8 @@ def _work(rng: random.Random, world: World, problem: Problem, language: str) -> 
     """The problem worked, with slips, and the answer that the writer ends with."""
     care, is_mixed = rng.random(), rng.random() < world.mixed
     careful = world.careful if world.careful_mixed is None or not is_mixed else world.careful_mixed
+    if isinstance(problem, Riddle):
+        careful = world.persevering
     return problem.work(rng, Writer(language, world.slip, care < careful, is_mixed))
 
 
