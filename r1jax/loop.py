@@ -20,6 +20,8 @@ from r1jax.base.place import Place
 from r1jax.base.progress import Progress
 from r1jax.base.stop import Stop, Stopped
 from r1jax.learn.update import update
+from r1jax.model import cost
+from r1jax.model.config import Transformer
 
 SKIPS = 3  # non-finite gradients in a row that end a run
 
@@ -173,6 +175,18 @@ def apply(ladder: Sequence[Callable], state, *args, name: str):
             missed = float(metrics["moe/unserved"])
             print(f"{name}: {missed:.0f} tokens found no room at their experts, once more with more")
     return state, metrics
+
+
+def spent(cfg: Transformer, records: Sequence[dict]) -> dict[str, float]:
+    """What a training stage's summary says of its work, from its metrics: tokens drawn and trained on, without padding;
+    model FLOPs of sampling, scoring and updates, without recomputation and the judges'."""
+
+    total = lambda key: sum(record.get(key, 0.0) for record in records)  # noqa: E731
+    flops = cost.forward(cfg, total("forward/tokens"), total("forward/keys"))
+    flops += 3 * cost.forward(cfg, total("update/tokens"), total("update/keys"))
+    drawn = sum(record.get("rollout/tokens", 0.0) * record.get("rollout/tries", 1.0) for record in records)
+    counts = {"tokens_drawn": int(drawn)} if drawn else {}
+    return counts | {"tokens_trained": int(total("update/tokens")), "flops": float(round(flops))}
 
 
 def _machine() -> dict[str, str | int]:

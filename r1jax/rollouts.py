@@ -27,7 +27,7 @@ from r1jax.judging import Judge, Judges, Valuer
 from r1jax.learn import grpo
 from r1jax.learn.grpo import Grpo
 from r1jax.learn.likelihood import Model, score_all
-from r1jax.model import lm
+from r1jax.model import cost, lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 from r1jax.reward.pool import Pool
@@ -89,11 +89,12 @@ class Rollouts:
         cfg = self._cfg
         began, first = time.monotonic(), host["rollout"]
         view = self._responder.view(policy)
-        kept, tries, sampled_at = [], [], []
+        kept, tries, sampled_at, work = [], [], [], []
         for _ in range(cfg.dynamic_sampling or 1):
             questions = self._questions(host)
             sampled = self._responder.sample(view, questions, seed=cfg.seed, rollout=host["rollout"])
             sampled_at.append(time.monotonic())
+            work.append(cost.sampling(np.array([len(prompt) for prompt in sampled.prompts]), sampled.lengths))
             tries.append(Scoring(questions, sampled, cfg.rewards, self._tokenizer, self._scorers))
             tries[-1].add(self._judges.columns(questions, sampled, host["step"], cfg.steps), self._weights)
             host["rollout"] += 1
@@ -111,9 +112,12 @@ class Rollouts:
         began = time.monotonic()
         if cfg.algorithm.rescores:
             held = held.replace(old=self._logp(held, policy))
+            work.append(cost.sequences(held.ends))
         if reference is not None:
             held = held.replace(reference=self._logp(held, reference))
+            work.append(cost.sequences(held.ends))
         told |= {"time/reference": time.monotonic() - began}
+        told |= dict(zip(("forward/tokens", "forward/keys"), map(sum, zip(*work, strict=True)), strict=True))
         advantages = grpo.advantages(np.stack([rollout.scored.rewards[q] for rollout, q in kept]), cfg.algorithm)
         told |= tries[0].scored.metrics() | {"time/score": tries[0].seconds}
         for rollout, done in enumerate(tries, first):

@@ -66,7 +66,7 @@ class Scored:
                 "completion": self.responses.text(q, 0, tokenizer).text,
                 "answer": self.questions[q].answer,
                 "reward": float(self.rewards[q, 0]),
-                "correct": bool(self.columns["correct"][q, 0] == 1),
+                "correct": None if math.isnan(right := self.columns["correct"][q, 0]) else bool(right),
             }
             for q in range(0, len(self.questions), apart)
         ][:count]

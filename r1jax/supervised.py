@@ -20,7 +20,7 @@ from r1jax.learn import update
 from r1jax.learn.likelihood import Model, next_token_loss
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import Batch, State
-from r1jax.loop import Loop, Saving, apply, ladder
+from r1jax.loop import Loop, Saving, apply, ladder, spent
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -58,7 +58,8 @@ def train(cfg: Settings, place: Place, packed: collate.Packed, steps: int, first
 
     shapes = lm.shapes(cfg.model, cfg.layout)
     fit(cfg, place, steps, shapes, first, loss, lambda step: _batch(cfg, packed, step), ("time/tokens_per_second",))
-    return {"steps": steps, "loss": read(place.folder / "metrics.jsonl")[-1]["loss"]}
+    records = read(place.folder / "metrics.jsonl")
+    return {"steps": steps, "loss": records[-1]["loss"]} | spent(cfg.model, records)
 
 
 def fit(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from r1jax import policies, responses
 from r1jax.base.files import append, write_atomically
@@ -20,6 +21,7 @@ from r1jax.base.stop import Stop, Stopped
 from r1jax.data.questions import Question
 from r1jax.data.template import Template
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.model import cost
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 from r1jax.responses import Responses
@@ -39,7 +41,8 @@ class Settings(Protocol):
 
 
 class Judgement(Protocol):
-    """What the stage makes of a chunk: one JSON record a response, all samples of a question side by side."""
+    """What the stage makes of a chunk: one JSON record a response, with its `tokens`; all samples of a question
+    side by side."""
 
     def __call__(self, questions: Sequence[Question], responses: Responses) -> list[dict]: ...
 
@@ -62,12 +65,12 @@ def ask(
     tokenizer: Tokenizer,
     judge: Judgement,
     shown: str,
-) -> list[dict]:
-    """Puts the questions to the policy of stage `init` -> all records, in order; they are kept in samples.jsonl. shown:
-    the field whose mean the progress bar shows."""
+) -> tuple[list[dict], dict[str, float]]:
+    """Puts the questions to the policy of stage `init` -> (all records, in order, which are kept in samples.jsonl; for
+    the stage's summary the tokens drawn and the model FLOPs). shown: the field whose mean the progress bar shows."""
     G = cfg.sampler.samples
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
-    responder.prompts(questions)  # one that is too long is found now
+    prompts = responder.prompts(questions)  # one that is too long is found now
     path = place.folder / "samples.jsonl"
     done = _whole_chunks(read(path), cfg.chunk * G, len(questions) * G)
     with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, len(questions)) as progress:
@@ -85,7 +88,9 @@ def ask(
                 append(path, _lines(records))
             values = [record[shown] for record in done if record[shown] is not None]
             progress.update(first + len(asked), **({shown: sum(values) / len(values)} if values else {}))
-    return done
+    lengths = np.array([record["tokens"] for record in done]).reshape(-1, G)
+    work = cost.sampling(np.array([len(prompt) for prompt in prompts]), lengths)
+    return done, {"tokens_drawn": int(lengths.sum()), "flops": float(round(cost.forward(cfg.model, *work)))}
 
 
 def _lines(records: list[dict]) -> str:
@@ -99,4 +104,10 @@ def _whole_chunks(records: list[dict], chunk: int, full: int) -> list[dict]:
 
 def fields(question: Question, text: str, sample: int, template: Template) -> dict:
     """How a record begins."""
-    return {"id": question.id, "sample": sample, "prompt": template.render(question.text), "completion": text}
+    return {
+        "id": question.id,
+        "domain": question.domain,
+        "sample": sample,
+        "prompt": template.render(question.text),
+        "completion": text,
+    }

@@ -19,6 +19,7 @@ from r1jax.learn.likelihood import Model, next_token_loss
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import Batch, State
 from r1jax.learn.update import init, update
+from r1jax.model import cost
 from r1jax.model.layout import Layout
 
 WINDOW, BIAS_RATE = 8, 0.01
@@ -126,6 +127,17 @@ def test_the_step_that_the_others_are_compared_with(cfg, loss):
     assert (state.step, state.skipped) == (1, 0)
     assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > OPTIMIZER.clip
     assert metrics["skipped_in_a_row"] == metrics["moe/unserved"] == 0
+
+
+def test_a_step_tells_what_it_read():
+    """All tokens of its sequences, padding not; each attends to itself and those before."""
+    ends = {
+        pretraining: np.array([16, 15, 14, 9, 9, 8, 8, 7, 6, 5, 5, 4, 3, 2, 1]),
+        learning: small.experience(0, 16, WINDOW).ends,
+    }
+    for cfg, loss in ((small.MOE, pretraining), (small.DENSE, learning)):
+        _, metrics = reference(cfg, loss)
+        assert (metrics["update/tokens"], metrics["update/keys"]) == cost.sequences(ends[loss])
 
 
 def test_the_loss_of_pretraining_has_three_terms():

@@ -2,36 +2,20 @@
 
     python tools/speed.py runs/miniature_zero
 
-Reads what the run wrote and measures the machine's float32 matrix products beside it, with the same cores. Tokens are
+Reads what the run wrote and measures the machine's matrix products beside it, with the same cores. Tokens are
 those of the responses (rollout) or of prompts and responses (update), without padding; FLOPs are model FLOPs.
 """
 
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import gin
-import jax
-import jax.numpy as jnp
 
 from r1jax.base.metrics import read
-from r1jax.model.cost import forward_flops
+from r1jax.model.cost import forward_flops, matmul_rate
 from r1jax.stages import reinforce
-
-
-def matmul_rate(size: int = 1024, repeats: int = 15) -> float:
-    """Median FLOP/s of a square float32 product."""
-    product = jax.jit(jnp.matmul)
-    a = jnp.ones((size, size))
-    product(a, a).block_until_ready()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        product(a, a).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds)
 
 
 def main(root: Path) -> None:
@@ -42,7 +26,7 @@ def main(root: Path) -> None:
         print(f"{stage:16s} {seconds:7.1f} s")
     print(f"{'all':16s} {total:7.1f} s")
     rate = matmul_rate()
-    print(f"\nmatrix products of 1,024, float32: {rate / 1e9:.0f} GFLOP/s")
+    print(f"\nmatrix products: {rate / 1e9:.0f} GFLOP/s")
     for stage in sorted(path.parent for path in root.glob("*/config.gin")):
         records = [record for record in read(stage / "metrics.jsonl") if "time/rollout" in record][1:]
         if not records:

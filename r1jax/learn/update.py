@@ -74,6 +74,10 @@ def update(
         skipped=jnp.where(finite, 0, state.skipped + 1),
     )
     metrics = {"loss": value, **sums, "grad_norm": norm, "skipped_in_a_row": new.skipped, "moe/unserved": unserved}
+    # What the step read, for its FLOPs: tokens without padding, and the keys that they attend to.
+    read = batch.rows.segments > 0
+    metrics["update/tokens"] = read.sum(dtype=jnp.float32)
+    metrics["update/keys"] = jnp.where(read, batch.rows.positions + 1, 0).sum(dtype=jnp.float32)
     if "layers" in loads:
         tokens_NE = loads["layers"][0]
         metrics["moe/overload"] = (tokens_NE.max(-1) / jnp.maximum(tokens_NE.mean(-1), 1.0)).mean()

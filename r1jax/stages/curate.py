@@ -81,7 +81,7 @@ def run(cfg: Run, place: Place) -> None:
     def judge(asked: Sequence[Question], sampled: Responses) -> list[dict]:
         return [record for i, question in enumerate(asked) for record in _judge(cfg, question, i, sampled, tokenizer)]
 
-    records = survey.ask(cfg, place, cfg.init, questions, tokenizer, judge, shown="kept")
+    records, spent = survey.ask(cfg, place, cfg.init, questions, tokenizer, judge, shown="kept")
     if is_main():
         G = cfg.sampler.samples
         found = [_example(cfg, questions[i // G], record, source) for i, record in enumerate(records) if record["kept"]]
@@ -90,7 +90,7 @@ def run(cfg: Run, place: Place) -> None:
         write_atomically(place.folder / "yield.json", json.dumps(_yield(questions, records, G), indent=1) + "\n")
     from_main(0)  # the others wait for the files
     kept = sum(record["kept"] for record in records)
-    place.finish({"sampled": len(records), "kept": kept, "general": cfg.general})
+    place.finish({"sampled": len(records), "kept": kept, "general": cfg.general} | spent)
 
 
 def _judge(cfg: Run, question: Question, index: int, sampled: Responses, tokenizer: Tokenizer) -> list[dict]:
@@ -105,7 +105,7 @@ def _judge(cfg: Run, question: Question, index: int, sampled: Responses, tokeniz
             text = cfg.rewriter.rewrite(question, response.parts.thinking, response.parts.reply)
         begin = survey.fields(question, text, sample, cfg.written or cfg.template)
         parts = {name: score.value for name, score in scores.items()}
-        records.append(begin | {"reward": reward, "parts": parts, "reason": reason})
+        records.append(begin | {"tokens": response.tokens, "reward": reward, "parts": parts, "reason": reason})
     chosen = cfg.keep.choose([r["completion"] for r in records], [r["reason"] for r in records])
     return [r | {"reason": reason, "kept": reason is None} for r, reason in zip(records, chosen, strict=True)]
 

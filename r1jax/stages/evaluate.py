@@ -73,11 +73,15 @@ def run(cfg: Run, place: Place) -> None:
         return [_record(cfg, q, sampled.text(i, g, tokenizer), g) for i, q in enumerate(asked) for g in range(G)]
 
     G = cfg.sampler.samples
-    grades = _grades(survey.ask(cfg, place, init, questions, tokenizer, judge, shown="correct"), G)
-    results = summary(questions, grades) | {"seed": cfg.seed, "checkpoint": f"{init}/{step}", "split": cfg.split}
+    records, spent = survey.ask(cfg, place, init, questions, tokenizer, judge, shown="correct")
+    results = summary(questions, _grades(records, G)) | {
+        "seed": cfg.seed,
+        "checkpoint": f"{init}/{step}",
+        "split": cfg.split,
+    }
     if is_main():
         write_atomically(place.folder / "results.json", json.dumps(results, indent=1) + "\n")
-    place.finish({})
+    place.finish(spent)
 
 
 def _record(cfg: Run, question: Question, response: Response, sample: int) -> dict:

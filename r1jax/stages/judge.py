@@ -19,6 +19,7 @@ from r1jax import collate, policies, supervised
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import Mesh, is_main
+from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.data import examples, feed, pairs
 from r1jax.data.examples import Example
@@ -29,7 +30,7 @@ from r1jax.learn import preference, scorer
 from r1jax.learn.likelihood import Model
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import LabelledBatch
-from r1jax.loop import Saving
+from r1jax.loop import Saving, spent
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -166,7 +167,9 @@ def run(cfg: Run, place: Place) -> None:
     }
     if is_main():
         write_atomically(place.folder / "results.json", json.dumps(results, indent=1) + "\n")
-    place.finish({"steps": steps, "accuracy": accuracy, "learned": len(learned), "held_out": len(held_out)})
+    told = {"steps": steps, "accuracy": accuracy, "learned": len(learned), "held_out": len(held_out)}
+    like = dataclasses.replace(cfg.model, vocabulary=1)  # a scalar head
+    place.finish(told | spent(like, read(place.folder / "metrics.jsonl")))
 
 
 def judged(cfg: Run, found: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[Item], int]:

@@ -28,7 +28,7 @@ from r1jax.learn.grpo import Grpo
 from r1jax.learn.likelihood import Model
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import State
-from r1jax.loop import Loop, Saving, apply, ladder
+from r1jax.loop import Loop, Saving, apply, ladder, spent
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -212,7 +212,7 @@ def run(cfg: Run, place: Place) -> None:
             tokens = int((held.ends - held.starts)[members].sum())
             if told:  # wait once a rollout, for an honest time of the update
                 jax.block_until_ready(state)
-                told |= {"time/update": time.monotonic() - began, "update/tokens": float(held.ends[members].sum())}
+                told |= {"time/update": time.monotonic() - began}
             loop.record(host["step"], metrics | told, SHOWN, tokens)
             refresh = reference is not None and cfg.reference_every and host["step"] % cfg.reference_every == 0
             if refresh:  # always a checkpoint, whose policy is the reference of those that follow
@@ -230,7 +230,7 @@ def run(cfg: Run, place: Place) -> None:
     for name, key in (("accuracy", "reward/accuracy"), ("length", "length/mean")):
         if key in early:
             told |= {f"{name}_first": early[key], f"{name}_last": average(key)}
-    place.finish(told)
+    place.finish(told | spent(cfg.model, records))
 
 
 def _means(metrics: dict) -> dict:
