@@ -2,7 +2,8 @@
 
 `r1jax run FILE...` takes recipe files (they bind recipe.Recipe) and stage files (they bind the `Run` of one stage).
 Every stage becomes one frozen Run before any work; bindings that nothing used are refused; the operative config is
-written beside the checkpoints and reloads to an equal Run. A user's mistake is one line on stderr, exit status 2.
+written beside the checkpoints and reloads to an equal Run. `r1jax report DIR...` makes a run's report again. A user's
+mistake is one line on stderr, exit status 2.
 
 gin keeps its bindings in globals of `gin.config`, which are read here where it has no call for them. jax is imported
 late, so that `r1jax --help` answers at once and the processes of a pod can join before jax is used.
@@ -78,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     # SIGTERM does what Ctrl-C does: it ends the program at once, but where a stage's own Stop is in force.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(*_arguments(sys.argv[1:] if argv is None else argv))
+        args, overrides = _arguments(sys.argv[1:] if argv is None else argv)
+        return _report(args.dirs) if args.command == "report" else _run(args, overrides)
     except UserError as error:
         print(f"r1jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -107,11 +109,15 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     run.add_argument("--gin_file", action="append", default=[], metavar="F", help="read F after each stage's own file")
     run.add_argument("--dry_run", action="store_true", help="build and check every stage, say what it would do, stop")
     run.add_argument("--profile", type=int, metavar="STEPS", help="trace the first STEPS steps after the compilation")
+    report = commands.add_parser("report", help="make the report of finished runs again", allow_abbrev=False)
+    report.add_argument("dirs", nargs="+", metavar="DIR", help="a run, runs/<recipe>; of several seeds all together")
     overrides = [argument for argument in argv if argument.startswith("--gin.")]
     args = parser.parse_args([argument for argument in argv if not argument.startswith("--gin.")])
     for override in overrides:
+        require(args.command == "run", f"{override}: r1jax report takes no bindings")
         require("=" in override, f"{override} has no value: write {override}=VALUE")
-    require(args.profile is None or args.profile > 0, f"--profile {args.profile}, wanted 1 or more steps")
+    if args.command == "run":
+        require(args.profile is None or args.profile > 0, f"--profile {args.profile}, wanted 1 or more steps")
     return args, overrides
 
 
@@ -148,6 +154,14 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     except Stopped as stopped:
         if is_main():
             print(STOPPED.format(f" at {stopped}"), flush=True)
+    return 0
+
+
+def _report(dirs: list[str]) -> int:
+    from r1jax.report import page
+
+    for path in page.write(dirs):
+        print(path)
     return 0
 
 

@@ -25,6 +25,8 @@ from r1jax.base.files import write_atomically
 from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
 from r1jax.base.stop import Stop, Stopped
+from r1jax.model import cost
+from r1jax.report import page
 
 HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  # keys of results.json for the table
 
@@ -56,7 +58,8 @@ def run(
     profile: int | None = None,
     begin: Callable[[Place], Callable[[], None]] = lambda place: place.record,
 ) -> None:
-    """Runs the stages, (module, its Run) by name, that are not complete in `root`, then prints what came out.
+    """Runs the stages, (module, its Run) by name, that are not complete in `root`, then prints what came out and writes
+    the report.
 
     `begin` is called on process 0 before each stage, complete or not, and returns `Place.record`.
     """
@@ -80,7 +83,9 @@ def run(
             elif is_main():
                 print(f"{stage}: complete already", flush=True)
     if is_main():
-        _report(name, [Place(root, stage) for stage in stages], _read(root / "times.json"))
+        _tell(name, [Place(root, stage) for stage in stages], _read(root / "times.json"))
+        _measure(root)
+        print(f"{root}: {', '.join(path.name for path in page.write([root]))}", flush=True)
 
 
 def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
@@ -136,7 +141,17 @@ def _add_time(root: epath.Path, stage: str, seconds: float) -> None:
     write_atomically(root / "times.json", json.dumps(times | {stage: times.get(stage, 0.0) + seconds}, indent=1) + "\n")
 
 
-def _report(name: str, places: list[Place], times: dict[str, float]) -> None:
+def _measure(root: epath.Path) -> None:
+    """Keeps in machine.json how fast the machine multiplies matrices: the report sets the stages' FLOPs beside it."""
+    if (root / "machine.json").exists():
+        return
+    devices = jax.process_count() if jax.default_backend() == "cpu" else jax.device_count()  # of a CPU one is all cores
+    machine = {"device": jax.devices()[0].device_kind, "devices": devices}
+    machine["flops_per_second"] = cost.matmul_rate() * devices
+    write_atomically(root / "machine.json", json.dumps(machine, indent=1) + "\n")
+
+
+def _tell(name: str, places: list[Place], times: dict[str, float]) -> None:
     """Prints one table of the stages, then the paths of what they wrote."""
     console = Console()
     table = Table("stage", "time", "result", title=name, show_lines=True)

@@ -25,6 +25,7 @@ FLOORS = {
     "experience": 2.8,
     "rollouts": 2.9,
     "stages": 3,
+    "report": 3,
     "recipe": 4,
     "plan": 4,
     "main": 5,

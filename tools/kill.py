@@ -103,7 +103,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    apart = ("checkpoints", "tensorboard", "times.json")
+    apart = ("checkpoints", "tensorboard", "times.json", "machine.json", "report.html", "report.md")  # these tell time
     found = [path for path in folder.rglob("*") if path.is_file() and ".array_record" not in path.name]
     return [path for path in found if not any(part in apart for part in path.relative_to(folder).parts)]
 
