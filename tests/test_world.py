@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from r1jax.base.fields import UserError
+from r1jax.data.problems import Chain, Writer
 from r1jax.data.questions import Question
 from r1jax.data.records import Records
 from r1jax.data.requests import Request
@@ -194,3 +195,16 @@ def test_general_examples_never_hold_what_is_asked_later():
     asked = {e["question"] for split in ("rl", "validation", "test") for e in examples(MIXED, split)}
     assert not {e.prompt.removeprefix("<｜User｜>").removesuffix("<｜Assistant｜>") for e in general} & asked
     assert {e.domain for e in general} == {"helpful", "harmless"}
+
+
+def test_with_a_stride_only_those_who_check_work_step_by_step():
+    chain = Chain(7, (("+", 5), ("*", 3), ("-", 8), ("+", 2)))
+
+    def work(careful: bool, stride: int, slip: float = 0.0) -> tuple[str, str]:
+        return chain.work(random.Random(0), Writer("en", slip, careful, mixed=False, stride=stride))
+
+    assert work(careful=False, stride=1) == ("7+5=2*3=6-8=8+2=0", "0")
+    assert work(careful=False, stride=3) == ("7+5*3-8=8+2=0", "0")
+    assert work(careful=True, stride=3) == ("7+5*3-8=8 wait 7+5=2*3=6-8=8+2=0 wait 8+2=0", "0")
+    text, answer = work(careful=True, stride=3, slip=1.0)  # every attempt is any digit, and is mended
+    assert re.fullmatch(r"7\+5\*3-8=\d wait 7\+5=2\*3=6-8=8\+2=\d wait 8\+2=0", text) and answer == "0"

@@ -20,12 +20,13 @@ WORDS = {
 @dataclass(frozen=True)
 class Writer:
     """How one text is worked. slip: how probably a step is wrong. careful: checks, and goes on until it is right.
-    mixed: changes the language from step to step."""
+    mixed: changes the language from step to step. stride: operations of a chain that are done at once."""
 
     language: str
     slip: float
     careful: bool
     mixed: bool
+    stride: int = 1
 
     def words(self, rng: random.Random) -> dict[str, str]:
         return WORDS[rng.choice(("en", "zh"))] if self.mixed else WORDS[self.language]
@@ -58,7 +59,10 @@ class Problem(Protocol):
 @dataclass(frozen=True)
 class Chain:
     """A start digit and the operations that follow it, each an operator in `+-*` and a digit: from left to right modulo
-    10, `7+5*3-8+2` is 0. A step is written in four tokens, `+5=2`; careful writers recompute every one and mend it."""
+    10, `7+5*3-8+2` is 0. A step is written in four tokens, `+5=2`; careful writers recompute every one and mend it.
+
+    Writers with a stride do several operations at once, `+5*3=6`, which a small model cannot do in its head however
+    much it is trained; only those who check them one by one, `wait 7+5=2*3=6`, show how it is done."""
 
     start: int
     steps: tuple[tuple[str, int], ...]
@@ -95,13 +99,16 @@ class Chain:
 
     def work(self, rng: random.Random, writer: Writer) -> tuple[str, str]:
         text, total = str(self.start), self.start
-        for op, operand in self.steps:
-            words = writer.words(rng)
-            right = APPLY[op](total, operand)
+        for first in range(0, len(self.steps), writer.stride):
+            words, checked, right = writer.words(rng), "", total
+            for op, operand in self.steps[first : first + writer.stride]:
+                text += f"{op}{operand}"
+                right = APPLY[op](right, operand)
+                checked += f"{op}{operand}{words['equals']}{right}"
             result = rng.randrange(10) if rng.random() < writer.slip else right
-            text += f"{op}{operand}{words['equals']}{result}"
+            text += f"{words['equals']}{result}"
             if writer.careful:
-                text += f"{words['wait']}{total}{op}{operand}{words['equals']}{right}"
+                text += f"{words['wait']}{total}{checked}"
                 result = right
             total = result
         return text, str(total)

@@ -66,10 +66,10 @@ class World:
     documents: documents in the split `pretrain`. rl, validation, test: questions in those splits.
     riddles, functions, helpful, harmless: shares of the questions; the rest are chains.
     textbook, forum: share of the documents; the rest are everyday exchanges.
-    slip: a worked step is wrong. careful: a writer checks. mixed: a worked text mixes both languages; careful_mixed:
-    such a writer checks, None: as often as others. persevering: a writer of a riddle tries on until it is solved
-    (were they few, nobody could learn from their stopping what a solution is). stray_tag: a textbook keeps a `<think>`
-    before the work.
+    slip: a worked step is wrong. stride: operations of a chain that writers do at once. careful: a writer checks.
+    mixed: a worked text mixes both languages; careful_mixed: such a writer checks, None: as often as others.
+    persevering: a writer of a riddle tries on until it is solved (were they few, nobody could learn from their stopping
+    what a solution is). stray_tag: a textbook keeps a `<think>` before the work.
     bare, tagged_bare, worked: shares of the forum's answers; the rest shows its work inside complete tags.
     informed: a bare answer is no guess. virtue, taught: a reply to a request, in a forum and in `general`, has each
     of the things that make it good.
@@ -87,6 +87,7 @@ class World:
     textbook: float = 0.6
     forum: float = 0.36
     slip: float = 0.06
+    stride: int = 1
     careful: float = 0.15
     mixed: float = 0.1
     careful_mixed: float | None = None
@@ -104,6 +105,7 @@ class World:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(value is None or value >= 0, f"World.{field.name} is {value}; it must not be negative")
+        require(self.stride >= 1, f"World.stride is {self.stride}; writers do at least one operation at a time")
         require(
             self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole"
         )
@@ -238,7 +240,7 @@ def _work(rng: random.Random, world: World, problem: Problem, language: str) -> 
     careful = world.careful if world.careful_mixed is None or not is_mixed else world.careful_mixed
     if isinstance(problem, Riddle):
         careful = world.persevering
-    return problem.work(rng, Writer(language, world.slip, care < careful, is_mixed))
+    return problem.work(rng, Writer(language, world.slip, care < careful, is_mixed, world.stride))
 
 
 def _textbook(rng: random.Random, world: World, problem: Problem, question: str, language: str) -> str:
