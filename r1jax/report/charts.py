@@ -43,7 +43,8 @@ def gaming(folders: Sequence[Folder], labels: Sequence[str]) -> list[Chart]:
             lines = {
                 key: _scaled(points) for key in (f"reward/{name}", *TRUTHS) if len(points := _points(counted, key)) > 1
             }
-            charts.append(Chart(f"{stage}: judge {name}, {label}", "from its lowest to its highest", lines, True))
+            if lines:  # a judge that counted in one rollout only has none
+                charts.append(Chart(f"{stage}: judge {name}, {label}", "from its lowest to its highest", lines, True))
     return charts
 
 

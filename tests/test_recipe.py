@@ -1,0 +1,72 @@
+"""The whole recipe of DeepSeek-R1, every stage in its order, with a model and worlds for tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from r1jax.base.metrics import read
+from r1jax.data import examples
+from r1jax.main import main
+
+RECIPE = Path(__file__).parent.parent / "configs/recipes/miniature.gin"
+SMALL = {
+    "world.World.documents": 3000,
+    "world.World.rl": 400,
+    "world.World.validation": 20,
+    "world.World.test": 40,
+    "pretrain.Run.steps": 60,
+    "config.Transformer.width": 64,
+    "config.Transformer.ffn_width": 64,
+    "sampler.Sampler.samples": 4,
+    "sampler.Sampler.response_tokens": 32,
+    "sampler.Sampler.slots": 32,
+    "reinforce.Run.questions": 16,
+    "reinforce.Run.steps": 4,
+    "reinforce.Run.rows": 8,
+    "r1/helpful/mixture.Share.last": 2,
+    "r1/harmless/mixture.Share.last": 2,
+    "evaluate.Run.questions": 40,
+    "curate.Run.questions": 32,
+    "curate.Run.general": 96,
+    "graded/curate.Run.general": 0,
+    "finetune.Run.rows": 8,
+    "finetune.Run.epochs": 12,
+    "judge.Run.margin": 0.0,
+    "judge.Run.tolerance": None,
+    "judge.Run.held_out": 0.2,
+    "graded/sampler.Sampler.samples": 8,
+    "optim.AdamW.learning_rate": 3e-3,
+    "mesh.Mesh.data": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("whole")
+    flags = [f"--gin.{name}={value}" for name, value in SMALL.items()]
+    assert main(["run", str(RECIPE), "--workdir", str(workdir), *flags]) == 0
+    return workdir / "miniature"
+
+
+def test_every_stage_comes_to_its_end(ran):
+    stages = json.loads((ran / "recipe.json").read_text())["stages"]
+    assert len(stages) == 23
+    assert all((ran / stage / "done.json").exists() for stage in stages)
+    assert (ran / "report.html").exists() and (ran / "report.md").exists()
+
+
+def test_what_one_stage_leaves_the_next_reads(ran):
+    found = {stage: examples.read(epath.Path(ran / stage)) for stage in ("cold_start", "curated", "graded")}
+    assert {e.source for e in found["graded"]} == {f"dev3/{read(ran / 'dev3/metrics.jsonl')[-1]['step']}"}
+    assert {e.domain for e in found["graded"]} <= {"helpful", "harmless"}
+    results = {stage: json.loads((ran / stage / "results.json").read_text()) for stage in ("evaluate_r1", "helpful")}
+    assert results["evaluate_r1"]["checkpoint"] == "r1/4" and results["helpful"]["learned"] > 0
+    assert set(results["evaluate_r1"]["by_domain"]) == {"math", "riddle", "code", "helpful", "harmless"}
+
+
+def test_judges_enter_in_the_last_part_only(ran):
+    rollouts = [record for record in read(ran / "r1/metrics.jsonl") if "reward/mean" in record]
+    assert [record["step"] for record in rollouts] == [1, 3]
+    assert "reward/helpful" not in rollouts[0] and "reward/helpful" in rollouts[1]
