@@ -1,12 +1,25 @@
 """What one stage leaves to the next: its policy."""
 
+import dataclasses
+
 from etils import epath
 
 from r1jax.base.checkpoint import Store
-from r1jax.base.fields import require
+from r1jax.base.fields import check, require
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A policy to learn from, of the same vocabulary: the stage that trained it, and its shape."""
+
+    init: str
+    model: Transformer
+
+    def __post_init__(self):
+        check(self)
 
 
 def before(init: str | None, stage: str) -> str:

@@ -103,7 +103,9 @@ def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
             for field in ("data", "init", "examples", "tokenizer"):
                 named = getattr(cfg, field, None) or ()
                 if field == "init" and hasattr(cfg, field):
-                    named = (policies.before(cfg.init, stage), *(judge.init for judge in getattr(cfg, "judges", ())))
+                    teacher = getattr(cfg, "teacher", None)
+                    further = [*getattr(cfg, "judges", ()), *([teacher] if teacher else [])]
+                    named = (policies.before(cfg.init, stage), *(one.init for one in further))
                 for name in (named,) if isinstance(named, str) else named:
                     require(
                         name in before or place.other(name).exists(),

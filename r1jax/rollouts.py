@@ -6,7 +6,7 @@ knows.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from r1jax.learn.likelihood import Model, score_all
 from r1jax.model import cost, lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
+from r1jax.policies import Teacher
 from r1jax.reward.pool import Pool
 from r1jax.reward.rules import Reward
 from r1jax.rollout.sampler import Sampler
@@ -48,6 +49,7 @@ class Settings(Protocol):
     sampler: Sampler
     algorithm: Grpo
     rewards: tuple[Reward, ...]
+    teacher: Teacher | None
     judges: tuple[Judge, ...]
     mixture: tuple[mixture.Share, ...]
     shape: experience.Shape
@@ -75,8 +77,9 @@ class Rollouts:
         )
         for pool in self._pools.values():
             self._responder.prompts(pool)  # one that is too long is found now
-        # Scoring has no second try, so it takes the room for the worst case.
-        self._scores = jax.jit(partial(score_all, model=Model(cfg.model, cfg.layout, float(cfg.mesh.expert), False)))
+        self._scores = self._refers = _scores(cfg, cfg.model)
+        if cfg.teacher is not None:
+            self._refers = _scores(cfg, cfg.teacher.model)
         valuer = Valuer(cfg.model, cfg.layout, cfg.shape.rows, cfg.shape.length)
         self._weights = {judge.name: judge.weight for judge in cfg.judges}
         self._judges = Judges(cfg.judges, place, valuer, self._tokenizer)
@@ -111,10 +114,10 @@ class Rollouts:
         told = {"time/rollout": sampled_at[0] - began, "rollout/tries": float(len(tries))}
         began = time.monotonic()
         if cfg.algorithm.rescores:
-            held = held.replace(old=self._logp(held, policy))
+            held = held.replace(old=self._logp(held, self._scores, policy))
             work.append(cost.sequences(held.ends))
         if reference is not None:
-            held = held.replace(reference=self._logp(held, reference))
+            held = held.replace(reference=self._logp(held, self._refers, reference))
             work.append(cost.sequences(held.ends))
         told |= {"time/reference": time.monotonic() - began}
         told |= dict(zip(("forward/tokens", "forward/keys"), map(sum, zip(*work, strict=True)), strict=True))
@@ -137,15 +140,21 @@ class Rollouts:
             host["positions"] = host["positions"] | {domain: position + count}
         return found
 
-    def _logp(self, held: experience.Experience, policy: lm.Policy) -> np.ndarray:
+    def _logp(self, held: experience.Experience, scores: Callable, policy: lm.Policy) -> np.ndarray:
         """Log-probabilities [B, S] of the rollout's responses under a policy."""
         cfg, members = self._cfg, np.arange(self._cfg.sequences)
         rows, count, places = experience.rows_of(held, members, cfg.shape)
         count = collate.put(np.int32(count), jax.P())
-        logp = self._scores(policy, collate.put_rows(rows, cfg.layout), count, cfg.sampler.temperature)
+        logp = scores(policy, collate.put_rows(rows, cfg.layout), count, cfg.sampler.temperature)
         if jax.process_count() > 1:
             logp = multihost_utils.process_allgather(logp, tiled=True)
         return experience.gather(held, members, places, np.asarray(logp))
+
+
+def _scores(cfg: Settings, model: Transformer) -> Callable:
+    """Log-probabilities of packed rows under a policy of this shape, jitted. There is no second try, so it takes the
+    room for the worst case."""
+    return jax.jit(partial(score_all, model=Model(model, cfg.layout, float(cfg.mesh.expert), False)))
 
 
 def _pools(cfg: Settings, questions: Sequence[Question]) -> dict[str, Sequence[Question]]:

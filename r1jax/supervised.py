@@ -48,16 +48,29 @@ class Settings(Steps, Protocol):
     seed: int
 
 
-def train(cfg: Settings, place: Place, packed: collate.Packed, steps: int, first: Callable[[], lm.Policy]) -> dict:
+def train(
+    cfg: Settings,
+    place: Place,
+    packed: collate.Packed,
+    steps: int,
+    first: Callable[[], lm.Policy],
+    *,
+    loss: Callable | None = None,
+    taught: Callable[[Batch, jax.Array], Batch] = lambda batch, count: batch,
+) -> dict:
     """Takes `steps` optimizer steps from the policy `first()`, or goes on from the last checkpoint; on the mesh in
-    force. packed: the arrays of `Rows` and `weights` (0 or 1), each [R, T]. -> the summary of the stage."""
+    force. packed: the arrays of `Rows` and `weights` (0 or 1), each [R, T]. loss: another one than that of the next
+    token, of batches to which `taught` has added. -> the summary of the stage."""
+    loss = loss or partial(next_token_loss, mtp_weight=cfg.mtp_weight)
 
-    def loss(capacity):
-        model = Model(cfg.model, cfg.layout, capacity, cfg.remat)
-        return partial(next_token_loss, model=model, mtp_weight=cfg.mtp_weight)
+    def at(capacity):
+        return partial(loss, model=Model(cfg.model, cfg.layout, capacity, cfg.remat))
 
-    shapes = lm.shapes(cfg.model, cfg.layout)
-    fit(cfg, place, steps, shapes, first, loss, lambda step: _batch(cfg, packed, step), ("time/tokens_per_second",))
+    def batch_of(step):
+        batch, count, tokens = _batch(cfg, packed, step)
+        return taught(batch, count), count, tokens
+
+    fit(cfg, place, steps, lm.shapes(cfg.model, cfg.layout), first, at, batch_of, ("time/tokens_per_second",))
     records = read(place.folder / "metrics.jsonl")
     return {"steps": steps, "loss": records[-1]["loss"]} | spent(cfg.model, records)
 

@@ -4,6 +4,7 @@ The head runs inside `shard_map`, chunk of tokens by chunk, the vocabulary over 
 backward pass: the largest array is [chunk, X].
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -59,46 +60,56 @@ def score_all(policy: lm.Policy, rows: lm.Rows, count, temperature, *, model: Mo
 
 def token_scores(x_BTD, head_DX, targets_BT, temperature, *, layout: Layout) -> tuple[jax.Array, jax.Array]:
     """(log-probability of each target, entropy) from hidden states; the entropy carries no gradient."""
+    logp_BTK, entropy_BT = choice_scores(x_BTD, head_DX, targets_BT[..., None], temperature, layout=layout)
+    return logp_BTK[..., 0], entropy_BT
+
+
+def choice_scores(x_BTD, head_DX, ids_BTK, temperature, *, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """The same of K tokens at each place: (log-probabilities [B, T, K], entropy [B, T])."""
+    choices = jax.P(*layout.BT, None)
     run = jax.shard_map(
         partial(_in_chunks, tensor=layout.tensor),
-        in_specs=(layout.BTD, jax.P(None, layout.tensor), layout.BT, jax.P()),
-        out_specs=(layout.BT, layout.BT),
+        in_specs=(layout.BTD, jax.P(None, layout.tensor), choices, jax.P()),
+        out_specs=(choices, layout.BT),
     )
-    return run(x_BTD, head_DX, targets_BT, jnp.asarray(temperature, jnp.float32))
+    return run(x_BTD, head_DX, ids_BTK, jnp.asarray(temperature, jnp.float32))
 
 
-def _in_chunks(x_BTD, head_DX, targets_BT, temperature, *, tensor):
-    n = targets_BT.size
-    x_nD, targets_n = x_BTD.reshape(n, -1), targets_BT.reshape(n)
-    chunks = next(
-        k for k in range(1, n + 1) if n % k == 0 and n // k * head_DX.shape[1] <= max(CHUNK, head_DX.shape[1])
-    )
+def chunks_of(n: int, vocabulary: int) -> int:
+    """In how many equal chunks the logits of n tokens are held, one after another."""
+    return next(k for k in range(1, n + 1) if n % k == 0 and n // k * vocabulary <= max(CHUNK, vocabulary))
+
+
+def _in_chunks(x_BTD, head_DX, ids_BTK, temperature, *, tensor):
+    *shape, K = ids_BTK.shape
+    n = math.prod(shape)
+    x_nD, ids_nK = x_BTD.reshape(n, -1), ids_BTK.reshape(n, K)
+    chunks = chunks_of(n, head_DX.shape[1])
     one = partial(_chunk, head_DX=head_DX, temperature=temperature, tensor=tensor)
     if chunks == 1:
-        logp, entropy = one((x_nD, targets_n))
+        logp, entropy = one((x_nD, ids_nK))
     else:
         logp, entropy = jax.lax.map(
-            jax.checkpoint(one), (x_nD.reshape(chunks, n // chunks, -1), targets_n.reshape(chunks, -1))
+            jax.checkpoint(one), (x_nD.reshape(chunks, n // chunks, -1), ids_nK.reshape(chunks, -1, K))
         )
-    return logp.reshape(targets_BT.shape), entropy.reshape(targets_BT.shape)
+    return logp.reshape(ids_BTK.shape), entropy.reshape(shape)
 
 
 def _chunk(chunk, *, head_DX, temperature, tensor):
-    x_nD, targets_n = chunk
+    x_nD, ids_nK = chunk
     z_nX = jnp.einsum("nd,dx->nx", x_nD, head_DX, preferred_element_type=jnp.float32) / temperature
     largest = jax.lax.stop_gradient(z_nX.max(-1))
-    ids = targets_n
     if tensor:
         largest = jax.lax.pmax(largest, tensor)
-        ids = targets_n - jax.lax.axis_index(tensor) * head_DX.shape[1]
+        ids_nK = ids_nK - jax.lax.axis_index(tensor) * head_DX.shape[1]
     add = partial(jax.lax.psum, axis_name=tensor) if tensor else lambda v: v
     p_nX = jnp.exp(z_nX - largest[:, None])
     total = add(p_nX.sum(-1))
-    here = (ids >= 0) & (ids < head_DX.shape[1])
-    z_target = add(jnp.where(here, jnp.take_along_axis(z_nX, jnp.where(here, ids, 0)[:, None], -1)[:, 0], 0.0))
+    here = (ids_nK >= 0) & (ids_nK < head_DX.shape[1])
+    z_nK = add(jnp.where(here, jnp.take_along_axis(z_nX, jnp.where(here, ids_nK, 0), -1), 0.0))
     log_total = jnp.log(total) + largest
     entropy = log_total - add((p_nX * z_nX).sum(-1)) / total
-    return z_target - log_total, jax.lax.stop_gradient(entropy)
+    return z_nK - log_total[:, None], jax.lax.stop_gradient(entropy)
 
 
 def next_token_loss(policy: lm.Policy, batch: Batch, *, model: Model, mtp_weight: float):

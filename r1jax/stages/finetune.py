@@ -6,6 +6,7 @@ Prompts are read but not learned. Examples are packed whole and do not see each 
 
 import dataclasses
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -17,6 +18,8 @@ from r1jax.base.mesh import Mesh
 from r1jax.base.place import Place
 from r1jax.data import examples, packing
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.learn import distill
+from r1jax.learn.likelihood import Model
 from r1jax.learn.optim import AdamW
 from r1jax.loop import Saving
 from r1jax.model import lm
@@ -29,6 +32,9 @@ class Run:
     """data: the stage with the tokenizer. examples: the stages whose examples are read. init: the one whose policy is
     trained. rows x row_length tokens are one optimizer step, in `microbatches`; an example that is longer than a row is
     left out and counted. The learning rate's schedule spans all `epochs`.
+
+    teacher: learn what it thinks of the completions too, its `top` likeliest tokens at each place (learn.distill); that
+    counts for `share` of the loss. None: the completions alone, as the paper does.
 
     bias_rate: of the loss-free balancing; mtp_weight: of multi-token prediction; capacities: see pretrain.Run.
     """
@@ -44,6 +50,9 @@ class Run:
     row_length: int
     epochs: int = 2
     microbatches: int = 1
+    teacher: policies.Teacher | None = None
+    top: int = 16
+    share: float = 1.0
     bias_rate: float = 0.0
     mtp_weight: float = 0.0
     capacities: tuple[float, ...] = (1.5, 3.0)
@@ -53,7 +62,12 @@ class Run:
 
     def __post_init__(self):
         check(self)
-        at_least(1, self, "rows", "row_length", "epochs", "microbatches")
+        at_least(1, self, "rows", "row_length", "epochs", "microbatches", "top")
+        require(0 <= self.share <= 1, f"finetune.Run.share is {self.share}; it is a share of the loss, 0 to 1")
+        if self.teacher is not None:
+            theirs, ours = self.teacher.model.vocabulary, self.model.vocabulary
+            require(theirs == ours, f"the teacher has a vocabulary of {theirs}, finetune.Run.model one of {ours}")
+            require(self.mtp_weight == 0, "finetune.Run.mtp_weight is not 0; a teacher has nothing to say of it")
         require(len(self.examples) > 0, "finetune.Run.examples is empty; name one stage at least that wrote examples")
         require(len(self.capacities) > 0, "finetune.Run.capacities is empty; it needs one at least")
         require(
@@ -91,7 +105,7 @@ def run(cfg: Run, place: Place) -> None:
     steps = math.ceil(cfg.epochs * len(packed["tokens"]) / cfg.rows)
     with jax.set_mesh(cfg.mesh.make()):
         first = lambda: policies.load(place.other(cfg.init), cfg.model, cfg.layout)  # noqa: E731
-        summary = supervised.train(cfg, place, packed, steps, first)
+        summary = supervised.train(cfg, place, packed, steps, first, **_taught(cfg, place))
     place.finish({"examples": used, "too_long": len(found) - used} | summary)
 
 
@@ -107,3 +121,17 @@ def pack(found: list[examples.Example], tokenizer: Tokenizer, length: int) -> tu
     learned = [np.arange(1, len(p) + len(c)) >= len(p) for p, c in fits]
     packed["weights"] = packing.fill(packed["tokens"].shape, places, learned, np.int32)
     return packed, len(fits)
+
+
+def _taught(cfg: Run, place: Place) -> dict:
+    """What `supervised.train` wants besides, where there is a teacher."""
+    if cfg.teacher is None:
+        return {}
+    policy = policies.load(place.other(cfg.teacher.init), cfg.teacher.model, cfg.layout)
+    # The teacher has no second try, so it takes the room for the worst case.
+    model = Model(cfg.teacher.model, cfg.layout, float(cfg.mesh.expert), remat=False)
+    lesson = jax.jit(partial(distill.lesson, model=model, top=cfg.top))
+    return {
+        "loss": partial(distill.forward_kl, share=cfg.share),
+        "taught": lambda batch, count: lesson(policy, batch, count),
+    }

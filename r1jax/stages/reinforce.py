@@ -51,7 +51,9 @@ class Run:
     that only read text.
 
     judges: reward models that score besides (judging.Judge). mixture: the domains that are asked, and in which part
-    (data.mixture.Share); empty: the questions as they come.
+    (data.mixture.Share); empty: the questions as they come. teacher: what the KL term pulls to in place of the first
+    policy; with Grpo.kl = 'k2' and a weight of 1 that is on-policy distillation (2306.13649), for the gradient of k2 is
+    that of the reverse Kullback-Leibler divergence.
     """
 
     data: str
@@ -79,6 +81,7 @@ class Run:
     show: int = 4
     show_every: int = 10
     scorers: int = 0
+    teacher: policies.Teacher | None = None
     judges: tuple[Judge, ...] = ()
     mixture: tuple[Share, ...] = ()
     seed: int = 0
@@ -107,6 +110,13 @@ class Run:
             self.sampler.window <= self.row_length,
             f"reinforce.Run.row_length {self.row_length} is shorter than the sampler's window {self.sampler.window}",
         )
+        if self.teacher is not None:
+            require(
+                self.algorithm.refers, "reinforce.Run.teacher is there, but Grpo.kl_weight is 0: nothing pulls to it"
+            )
+            require(self.reference_every is None, "reinforce.Run.reference_every must be None: the teacher stays")
+            theirs, ours = self.teacher.model.vocabulary, self.model.vocabulary
+            require(theirs == ours, f"the teacher has a vocabulary of {theirs}, reinforce.Run.model one of {ours}")
         require(self.sampler.samples > 1, "Sampler.samples is 1; a group's advantage needs at least two samples")
         require(self.sampler.temperature > 0, "Sampler.temperature is 0; greedy samples of a question are all the same")
 
@@ -186,6 +196,8 @@ def run(cfg: Run, place: Place) -> None:
             state = State.of(arrays)
         if not cfg.algorithm.refers:
             reference = None
+        elif cfg.teacher is not None:
+            reference = policies.load(place.other(cfg.teacher.init), cfg.teacher.model, cfg.layout)
         elif host["reference"] is None:
             reference = first()
         else:
