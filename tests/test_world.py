@@ -154,7 +154,7 @@ def test_those_who_go_on_solve_riddles_far_more_often():
     went_on = [e for e in worked if "wait" in e["text"] or "等等" in e["text"]]
     others = [e for e in worked if e not in went_on]
     right = lambda found: sum(last_number(e["text"]) == e["answer"] for e in found) / len(found)  # noqa: E731
-    assert right(went_on) > 0.7 > 0.3 > right(others)
+    assert right(went_on) > 0.6 > 0.3 > right(others)
 
 
 def test_functions_pass_their_tests_and_forgotten_brackets_do_not():
