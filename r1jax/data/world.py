@@ -3,10 +3,10 @@
 Questions are chains of operations, riddles, functions (data/problems.py) and everyday requests (data/requests.py), in
 English or in Chinese. The web has three kinds of documents:
 
-- textbooks: problems worked, several operations at a time. A step slips now and then; careful writers check one by one
-  ("wait") and mend the slip: longer, and right more often. For a model this small the first attempt stays uncertain,
-  however much it is trained, and the check is easy. Half of the pages keep a stray `<think>` before the work, which is
-  what carries the skill over to answers that use the tags;
+- textbooks: problems worked, `stride` operations at a time. A step slips now and then; careful writers check one by one
+  ("wait") and mend the slip: longer, and right more often. With a stride of 3 the first attempt of a model this small
+  stays uncertain however much it is trained, so that checking goes on to pay. Half of the pages keep a stray `<think>`
+  before the work, which is what carries the skill over to answers that use the tags;
 - forums: people ask and answer in the manner of the R1 template, mostly with a bare answer, most of them wrong, some
   with the work shown, few with the work inside complete tags; requests they answer curtly;
 - everyday exchanges that are no question at all.
@@ -88,8 +88,8 @@ class World:
     textbook: float = 0.6
     forum: float = 0.36
     slip: float = 0.06
-    stride: int = 3
-    careful: float = 0.3
+    stride: int = 1
+    careful: float = 0.15
     mixed: float = 0.1
     careful_mixed: float | None = None
     persevering: float = 0.5
