@@ -351,6 +351,12 @@ def test_auto_without_a_cluster_is_one_line(capsys, monkeypatch):
     assert err.count("\n") == 1
 
 
+def test_a_reader_that_has_read_enough_is_no_crash():
+    process = start("run", RECIPE_FILE, "--dry_run")
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+
+
 def test_help_is_quick():
     code = "import sys; from r1jax.main import main\n" + (
         "try: main(['--help'])\nexcept SystemExit: assert 'jax' not in sys.modules"
