@@ -131,30 +131,13 @@ def test_a_mixture_that_is_none(wrong, said):
         World(**wrong)
 
 
-MIXED = World(documents=3_000, rl=800, test=300, riddles=0.3, functions=0.2, helpful=0.1, harmless=0.05, virtue=0.3)
+MIXED = World(documents=3_000, rl=800, test=300, functions=0.2, helpful=0.1, harmless=0.05, virtue=0.3)
 
 
 def of_domain(split: str, domain: str) -> list[dict]:
     found = [example for example in examples(MIXED, split) if example["domain"] == domain]
-    assert len(found) >= 0.6 * len(list(examples(MIXED, split))) * {"riddle": 0.3, "code": 0.2}.get(domain, 0.05)
+    assert len(found) >= 0.6 * len(list(examples(MIXED, split))) * {"code": 0.2}.get(domain, 0.05)
     return found
-
-
-def test_exactly_one_digit_solves_a_riddle():
-    for example in of_domain("rl", "riddle"):
-        steps = re.search(r"(?:[-+*]\d)+", example["question"])[0]
-        digits = [str(d) for d in range(10) if str(d) not in re.findall(r"\d", steps)]
-        ends = {digit: value(digit + steps) for digit in digits}
-        target = ends[example["answer"]]
-        assert list(ends.values()).count(target) == 1 and str(target) in example["question"].replace(steps, "")
-
-
-def test_those_who_go_on_solve_riddles_far_more_often():
-    worked = [e for e in of_domain("pretrain", "riddle") if not e["text"].startswith("User:")]
-    went_on = [e for e in worked if "wait" in e["text"] or "等等" in e["text"]]
-    others = [e for e in worked if e not in went_on]
-    right = lambda found: sum(last_number(e["text"]) == e["answer"] for e in found) / len(found)  # noqa: E731
-    assert right(went_on) > 0.6 > 0.3 > right(others)
 
 
 def test_functions_pass_their_tests_and_forgotten_brackets_do_not():

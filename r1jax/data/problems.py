@@ -1,4 +1,4 @@
-"""The kinds of problems that the miniature world poses: chains, riddles, functions.
+"""The kinds of problems that the miniature world poses: chains and functions.
 
 All have `text` (what tells one from another, and by which the splits are kept apart), `answer`, `difficulty`, `domain`,
 `tests`, `ask` (the question in a language) and `work` (how a writer works it in a text). No digit stands twice in one:
@@ -12,8 +12,8 @@ from typing import ClassVar, Protocol
 
 APPLY = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
 WORDS = {
-    "en": {"equals": "=", "wait": " wait ", "so": " so ", "try": "try "},
-    "zh": {"equals": "得", "wait": "等等", "so": "所以", "try": "试"},
+    "en": {"equals": "=", "wait": " wait ", "so": " so "},
+    "zh": {"equals": "得", "wait": "等等", "so": "所以"},
 }
 
 
@@ -118,76 +118,6 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Riddle:
-    """Which digit gives `target` after the steps? Found by trying: a digit, the steps, and where they end elsewhere the
-    next digit. Multiplications are by 3, 7 and 9, so that one digit alone does it, and operands are no candidates. The
-    first try can hardly be right, so careful writers, who go on ("wait") until it is, are right far more often."""
-
-    digit: int
-    steps: tuple[tuple[str, int], ...]
-    domain: ClassVar[str] = "riddle"
-    tests: ClassVar[tuple] = ()
-    facts: ClassVar[tuple] = ()
-    TRIES: ClassVar[int] = 8
-
-    _ASK: ClassVar[dict] = {
-        "en": ("Which digit gives {1} after {0}?", "Find a digit that {0} turns into {1}."),
-        "zh": ("哪个数字{0}后得{1}？", "找一个数字，{0}以后是{1}。"),
-    }
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> "Riddle":
-        ops = [rng.choice("+-*") for _ in range(rng.choice((1, 2, 2, 3)))]
-        factors = rng.sample((3, 7, 9), 3)
-        used = [factors.pop() if op == "*" else None for op in ops]
-        rest = rng.sample([d for d in range(1, 10) if d not in used], 9 - sum(d is not None for d in used))
-        operands = [rest.pop() if operand is None else operand for operand in used]
-        digit = rng.choice([d for d in range(10) if d not in operands])
-        return cls(digit, tuple(zip(ops, operands, strict=True)))
-
-    def _end(self, digit: int) -> int:
-        return functools.reduce(lambda total, step: APPLY[step[0]](total, step[1]), self.steps, digit)
-
-    @property
-    def _chain(self) -> str:
-        return "".join(f"{op}{operand}" for op, operand in self.steps)
-
-    @property
-    def text(self) -> str:
-        return f"?{self._chain}={self._end(self.digit)}"
-
-    @property
-    def answer(self) -> str:
-        return str(self.digit)
-
-    @property
-    def difficulty(self) -> int:
-        return len(self.steps)
-
-    def ask(self, rng: random.Random, language: str) -> str:
-        return rng.choice(self._ASK[language]).format(self._chain, self._end(self.digit))
-
-    def work(self, rng: random.Random, writer: Writer) -> tuple[str, str]:
-        operands = {operand for _, operand in self.steps}
-        tries = rng.sample([d for d in range(10) if d not in operands], self.TRIES - len(operands) + 1)
-        text = ""
-        for number, digit in enumerate(tries):
-            words = writer.words(rng)
-            text += f"{words['wait'] if number else ''}{words['try']}{digit}"
-            total = digit
-            for op, operand in self.steps:
-                right = APPLY[op](total, operand)
-                total = rng.randrange(10) if rng.random() < writer.slip else right
-                text += f"{op}{operand}{words['equals']}{total}"
-            if total == self._end(self.digit) or not writer.careful:
-                break
-        return text, str(digit)
-
-    def guess(self, rng: random.Random) -> str:
-        return str(rng.randrange(10))
-
-
-@dataclass(frozen=True)
 class Function:
     """A one-line Python function asked for in words, of 1 to 4 operations; hidden calls test it. A slip forgets the
     brackets; careful writers notice."""
@@ -240,7 +170,7 @@ class Function:
         for op, operand in self.steps:
             words = writer.words(rng)
             right = self._apply(expression, (op, operand))
-            expression = f"{expression}{op}{operand}" if rng.random() < max(writer.slip, 0.3) else right
+            expression = f"{expression}{op}{operand}" if rng.random() < max(writer.slip, 0.15) else right
             text += f"{words['equals']}{expression}"
             if writer.careful and expression != right:
                 text += f"{words['wait']}{words['equals']}{right}"

@@ -1,6 +1,6 @@
 """The miniature world: questions, and the small web that the base model reads.
 
-Questions are chains of operations, riddles, functions (data/problems.py) and everyday requests (data/requests.py), in
+Questions are chains of operations and functions (data/problems.py) and everyday requests (data/requests.py), in
 English or in Chinese. The web has three kinds of documents:
 
 - textbooks: problems worked, `stride` operations at a time. A step slips now and then; careful writers check one by one
@@ -27,7 +27,7 @@ from etils import epath
 
 from r1jax.base.fields import UserError, check, require
 from r1jax.data.examples import Example
-from r1jax.data.problems import WORDS, Chain, Function, Problem, Riddle, Writer
+from r1jax.data.problems import WORDS, Chain, Function, Problem, Writer
 from r1jax.data.questions import Question
 from r1jax.data.records import Records
 from r1jax.data.requests import Request
@@ -65,12 +65,11 @@ class World:
     """Sizes and mixture of the miniature world; shares are probabilities.
 
     documents: documents in the split `pretrain`. rl, validation, test: questions in those splits.
-    riddles, functions, helpful, harmless: shares of the questions; the rest are chains.
+    functions, helpful, harmless: shares of the questions; the rest are chains.
     textbook, forum: share of the documents; the rest are everyday exchanges.
     slip: a worked step is wrong. stride: operations of a chain that writers do at once. careful: a writer checks.
     mixed: a worked text mixes both languages; careful_mixed: such a writer checks, None: as often as others.
-    persevering: a writer of a riddle tries on until it is solved (were they few, nobody could learn from their stopping
-    what a solution is). stray_tag: a textbook keeps a `<think>` before the work.
+    stray_tag: a textbook keeps a `<think>` before the work.
     bare, tagged_bare, worked: shares of the forum's answers; the rest shows its work inside complete tags.
     informed: a bare answer is no guess. virtue, taught: a reply to a request, in a forum and in `general`, has each
     of the things that make it good.
@@ -81,7 +80,6 @@ class World:
     rl: int = 8_192
     validation: int = 256
     test: int = 512
-    riddles: float = 0.0
     functions: float = 0.0
     helpful: float = 0.0
     harmless: float = 0.0
@@ -92,7 +90,6 @@ class World:
     careful: float = 0.15
     mixed: float = 0.1
     careful_mixed: float | None = None
-    persevering: float = 0.5
     stray_tag: float = 0.5
     bare: float = 0.62
     tagged_bare: float = 0.17
@@ -111,11 +108,11 @@ class World:
             self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole"
         )
         require(self.bare + self.tagged_bare + self.worked <= 1, "World.bare + tagged_bare + worked is above 1")
-        require(sum(self._shares) <= 1, "World.riddles + functions + helpful + harmless is above 1")
+        require(sum(self._shares) <= 1, "World.functions + helpful + harmless is above 1")
 
     @property
     def _shares(self) -> tuple[float, ...]:
-        return self.riddles, self.functions, self.helpful, self.harmless
+        return self.functions, self.helpful, self.harmless
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -218,7 +215,6 @@ def _fresh(rng: random.Random, world: World, split: str, seen: set[str]) -> Prob
     # There are 6,480 chains of two operations in all, too few for an equal share of a large corpus.
     weights = [2 if split == "pretrain" else 5] + [5] * 6
     draws = (
-        functools.partial(Riddle.draw, rng),
         functools.partial(Function.draw, rng),
         functools.partial(Request.draw, rng, "helpful"),
         functools.partial(Request.draw, rng, "harmless"),
@@ -239,8 +235,6 @@ def _work(rng: random.Random, world: World, problem: Problem, language: str) -> 
     """The problem worked, with slips, and the answer that the writer ends with."""
     care, is_mixed = rng.random(), rng.random() < world.mixed
     careful = world.careful if world.careful_mixed is None or not is_mixed else world.careful_mixed
-    if isinstance(problem, Riddle):
-        careful = world.persevering
     return problem.work(rng, Writer(language, world.slip, care < careful, is_mixed, world.stride))
 
 
