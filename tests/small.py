@@ -1,7 +1,6 @@
 """What the tests of model, learning and sampling share: two small models, meshes over few devices, random sequences."""
 
 import contextlib
-from functools import partial
 
 import jax
 import numpy as np
@@ -37,10 +36,6 @@ DENSE = config.Transformer(
     rope=config.Rope(),
     tied=True,
 )
-
-
-# Half the time to compile, which is most of what these tests take; what is computed stays.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def test_query_blocks(mesh, monkeypatch):
 
         specs = layout.BTHK, layout.BSHK, layout.BSHK, layout.BTHK, layout.BT
         args = [collate.put(a, spec) for a, spec in zip((q, k, v, c, SEGMENTS), specs, strict=True)]
-        grad = small.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+        grad = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
         assert ("scan" in str(grad.trace(*args).jaxpr)) == (block < T)
         return grad(*args)
 
@@ -62,7 +62,7 @@ def test_query_blocks(mesh, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-@partial(small.jit, static_argnames="cfg")
+@partial(jax.jit, static_argnames="cfg")
 def hidden(policy, rows, cfg):
     return lm.forward(policy, rows, cfg=cfg, layout=small.ONE, capacity=1.0, remat=False).x_BTD
 
@@ -104,13 +104,13 @@ def test_decoding_equals_scoring(cfg):
         wanted = np.asarray(hidden(policy, collate.put_rows(whole, small.ONE), cfg)) @ head
 
         rows = lm.Rows(*(jnp.asarray(a) for a in (tokens[:, :8], columns[:, :8] * prompt, prompt, prompt * 0)))
-        entries = small.jit(partial(lm.prefill, **run))(view, rows).entries
+        entries = jax.jit(partial(lm.prefill, **run))(view, rows).entries
         start = jnp.zeros(8, jnp.int32)
         held = [
             cache.write(empty, entry, start)
             for empty, entry in zip(lm.empty_cache(entries, 8, T), entries, strict=True)
         ]
-        decode = small.jit(partial(lm.decode, **run), donate_argnums=4)
+        decode = jax.jit(partial(lm.decode, **run), donate_argnums=4)
         for step in range(8):
             at = lengths + step
             fed = jnp.asarray(tokens[np.arange(8), at])

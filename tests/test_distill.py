@@ -26,7 +26,7 @@ def test_the_likeliest_tokens(mesh):
     layout = Layout(mesh)
     with small.on(mesh):
         args = collate.put(x, layout.BTD), collate.put(head, jax.P(None, layout.tensor))
-        ids, logp = small.jit(partial(distill.likeliest, top=3, layout=layout))(*args)
+        ids, logp = jax.jit(partial(distill.likeliest, top=3, layout=layout))(*args)
     z = np.float64(x) @ np.float64(head)
     wanted = np.argsort(-z, -1)[..., :3]
     np.testing.assert_array_equal(ids, wanted)
@@ -56,7 +56,7 @@ def logits(params, layout: Layout, mesh: Mesh) -> np.ndarray:
         policy = lm.Policy(params, small.policy(small.DENSE, layout).router)
         rows = jax.tree.map(lambda a: a[0], batch_on(layout)[0].rows)
         run = partial(lm.forward, cfg=small.DENSE, layout=layout, capacity=1.0, remat=False)
-        out = small.jit(lambda p: (lambda o: (o.x_BTD, o.head_DX))(run(p, rows)))(policy)
+        out = jax.jit(lambda p: (lambda o: (o.x_BTD, o.head_DX))(run(p, rows)))(policy)
     return np.float64(out[0]) @ np.float64(out[1])
 
 
@@ -68,13 +68,13 @@ def learn(mesh: Mesh, top: int, share: float):
         student = small.policy(small.DENSE, layout)
         teacher = lm.Policy(jax.tree.map(lambda w: 0.7 * w, student.params), student.router)
         batch, count = batch_on(layout)
-        lesson = small.jit(partial(distill.lesson, model=model, top=top))(teacher, batch, count)
+        lesson = jax.jit(partial(distill.lesson, model=model, top=top))(teacher, batch, count)
         micro = jax.tree.map(lambda a: a[0] if a.ndim else a, lesson)
 
         def loss(params):
             return distill.forward_kl(lm.Policy(params, student.router), micro, model=model, share=share)
 
-        (value, (sums, _)), grads = small.jit(jax.value_and_grad(loss, has_aux=True))(student.params)
+        (value, (sums, _)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(student.params)
         return float(value), jax.device_get(grads), jax.device_get(sums)
 
 
@@ -113,7 +113,7 @@ def test_the_rest_of_the_share_is_the_next_token_loss():
         batch, _ = batch_on(small.ONE)
         micro = jax.tree.map(lambda a: a[0] if a.ndim else a, batch)
         model = Model(small.DENSE, small.ONE, 1.0, False)
-        plain, _ = small.jit(partial(next_token_loss, model=model, mtp_weight=0.0))(
+        plain, _ = jax.jit(partial(next_token_loss, model=model, mtp_weight=0.0))(
             small.policy(small.DENSE, small.ONE), micro
         )
     value, _, sums = learn(Mesh(), 4, 0.25)
@@ -126,9 +126,9 @@ def test_a_student_that_thinks_like_its_teacher_has_nothing_to_learn():
     with small.on(Mesh()):
         student = small.policy(small.DENSE, layout)
         batch, count = batch_on(layout)
-        lesson = small.jit(partial(distill.lesson, model=model, top=4))(student, batch, count)
+        lesson = jax.jit(partial(distill.lesson, model=model, top=4))(student, batch, count)
         micro = jax.tree.map(lambda a: a[0] if a.ndim else a, lesson)
         loss = lambda p: distill.forward_kl(lm.Policy(p, student.router), micro, model=model, share=1.0)[0]  # noqa: E731
-        value, grads = small.jit(jax.value_and_grad(loss))(student.params)
+        value, grads = jax.jit(jax.value_and_grad(loss))(student.params)
     assert float(value) == pytest.approx(0, abs=1e-5)
     assert max(float(np.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-4

@@ -52,7 +52,7 @@ def test_token_scores(mesh, chunk, monkeypatch):
             collate.put(targets.astype(np.int32), layout.BT),
             collate.put(weights, layout.BT),
         )
-        slopes, (logp, entropy) = small.jit(jax.grad(loss, (0, 1), has_aux=True))(*args)
+        slopes, (logp, entropy) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(*args)
     log_p = log_softmax(np.float64(x) @ np.float64(head) / TEMPERATURE)
     p, hit = np.exp(log_p), np.eye(X)[targets]
     np.testing.assert_allclose(logp, (log_p * hit).sum(-1), rtol=1e-5, atol=1e-5)
@@ -78,12 +78,10 @@ def test_score_all_scores_the_first_microbatches():
     with small.on(Mesh()):
         policy = small.policy(small.DENSE, small.ONE)
         packed, rows = small.rows(small.DENSE, small.ONE)
-        single = small.jit(partial(score, model=model))(policy, rows, TEMPERATURE).logp
+        single = jax.jit(partial(score, model=model))(policy, rows, TEMPERATURE).logp
         many = collate.put_rows({name: a.reshape(4, 2, 16) for name, a in packed.items()}, small.ONE)
-        scored = small.jit(partial(score_all, model=model))(policy, many, jnp.int32(3), TEMPERATURE)
-        out = small.jit(partial(lm.forward, cfg=model.cfg, layout=model.layout, capacity=1.0, remat=False))(
-            policy, rows
-        )
+        scored = jax.jit(partial(score_all, model=model))(policy, many, jnp.int32(3), TEMPERATURE)
+        out = jax.jit(partial(lm.forward, cfg=model.cfg, layout=model.layout, capacity=1.0, remat=False))(policy, rows)
     np.testing.assert_allclose(scored[:3], np.reshape(single, (4, 2, 16))[:3], rtol=1e-5, atol=1e-5)
     assert not np.asarray(scored[3]).any()
     plain = log_softmax(np.float64(out.x_BTD) @ np.float64(out.head_DX) / TEMPERATURE)
@@ -102,8 +100,8 @@ def test_next_token_loss():
         live = collate.live(packed)
         weights = np.where(live, np.random.default_rng(0).random(live.shape), 0).astype(np.float32)
         batch = Batch(rows=rows, weights=collate.put(weights, small.ONE.BT), row_weight=jnp.float32(1 / 8))
-        loss, (sums, loads) = small.jit(partial(next_token_loss, model=model, mtp_weight=0.3))(policy, batch)
-        out = small.jit(forward)(policy, rows)
+        loss, (sums, loads) = jax.jit(partial(next_token_loss, model=model, mtp_weight=0.3))(policy, batch)
+        out = jax.jit(forward)(policy, rows)
     head = np.float64(out.head_DX)
     log_p, further = (log_softmax(np.float64(x) @ head) for x in (out.x_BTD, out.mtp_BTD))
     tokens, segments = packed["tokens"], packed["segments"]

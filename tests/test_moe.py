@@ -105,7 +105,7 @@ def dispatched(mesh: Mesh, capacity: float | None):
 
     with small.on(mesh):
         module, weights, data = layer(mesh, capacity)
-        slopes, (y, load) = small.jit(jax.grad(total, (0, 1), has_aux=True))(weights, *data)
+        slopes, (y, load) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(weights, *data)
     return jax.tree.map(np.asarray, (y, load, slopes))
 
 
@@ -135,7 +135,7 @@ def expected(served=None):
             y += gate * hidden(x, p["experts_gate"][e], p["experts_up"][e], p["experts_down"][e])
         return (y * c).sum(), y
 
-    slopes, y = small.jit(jax.grad(total, (0, 1), has_aux=True))(p, x)
+    slopes, y = jax.jit(jax.grad(total, (0, 1), has_aux=True))(p, x)
     load = np.array([((chosen == e) & live[..., None]).sum() for e in range(E)])
     return jax.tree.map(np.asarray, (y, load, ({"params": slopes[0]}, slopes[1]), chosen, live))
 
@@ -205,7 +205,7 @@ def test_enough_capacity_for_the_worst_case_is_the_number_of_shards():
         module, weights, (x, _, live, _) = layer(Mesh(expert=2), 2.0)
         bias = collate.put(np.where(np.arange(E) < E // 2, 10, 0).astype(np.float32), jax.P())
         everything = jnp.ones_like(live)
-        load = small.jit(module.apply)(weights, x, bias, everything)[1]
+        load = jax.jit(module.apply)(weights, x, bias, everything)[1]
     assert load.tokens_E[: E // 2].sum() == B * T * small.MOE.moe.active
     assert load.unserved == 0
 
@@ -224,7 +224,7 @@ def test_the_accelerators_products_equal_the_cpus():
             y = products(x, jnp.asarray(token), jnp.asarray(expert), *weights, experts=E)
             return (y * c).sum(), y
 
-        return small.jit(jax.value_and_grad(total, (0, 1, 2, 3), has_aux=True))(x, *weights)
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2, 3), has_aux=True))(x, *weights)
 
     (_, ragged), ragged_slopes = run(moe._ragged)
     (_, blocked), blocked_slopes = run(moe._blocked)

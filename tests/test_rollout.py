@@ -64,7 +64,7 @@ def test_filters_equal_sorting(top_p, top_k):
     n, rng = 400, np.random.default_rng(2)
     logits = rng.normal(0, 2, (10, 37)).astype(np.float32)
     grid = (jnp.arange(n, dtype=jnp.float32) + 0.5) / n
-    run = small.jit(jax.vmap(partial(draw, temperature=0.8, top_p=top_p, top_k=top_k), (0, None)))
+    run = jax.jit(jax.vmap(partial(draw, temperature=0.8, top_p=top_p, top_k=top_k), (0, None)))
     out = run(jnp.tile(logits[:, None], (1, n, 1)), grid)
     for row, p in enumerate(chances(np.float64(logits), 0.8)):
         keep = kept(p, top_p, top_k)
@@ -121,7 +121,7 @@ def prompts() -> tuple[np.ndarray, np.ndarray]:
 def compiled(cfg, mesh: Mesh, count: int):
     sampler = Sampler(samples=G, prompt_tokens=P, response_tokens=L, slots=count, temperature=0.9, top_p=0.98)
     run = partial(slots.generate, sampler=sampler, eos=EOS, cfg=cfg, layout=Layout(mesh, resident=True))
-    return small.jit(run)
+    return jax.jit(run)
 
 
 def sample(
@@ -184,7 +184,7 @@ def test_sampled_log_probabilities_are_those_of_scoring(cfg):
     packed, places = collate.pack(sequences_of(out), P + L)
     with small.on(Mesh()):
         rows = collate.put_rows(packed, small.ONE)
-        run = small.jit(partial(score, model=Model(cfg, small.ONE, 1.0, False)))
+        run = jax.jit(partial(score, model=Model(cfg, small.ONE, 1.0, False)))
         logp = np.asarray(run(small.policy(cfg, small.ONE), rows, 0.9).logp)
     for index, row, column, _ in places:
         q, g = divmod(index, G)
@@ -200,7 +200,7 @@ def test_every_draw_follows_from_its_key(cfg):
     _, lengths = prompts()
     packed, places = collate.pack(sequences_of(out), P + L)
     with small.on(Mesh()):
-        run = small.jit(partial(lm.forward, cfg=cfg, layout=small.ONE, capacity=1.0, remat=False))
+        run = jax.jit(partial(lm.forward, cfg=cfg, layout=small.ONE, capacity=1.0, remat=False))
         seen = run(small.policy(cfg, small.ONE), collate.put_rows(packed, small.ONE))
         p = chances(np.float64(seen.x_BTD) @ np.float64(seen.head_DX), 0.9)
 

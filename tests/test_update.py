@@ -43,7 +43,7 @@ def learning(policy, micro, model: Model):
 def compiled(cfg, loss, mesh: Mesh, capacity: float = 8.0):
     bound = partial(loss, model=Model(cfg, Layout(mesh), capacity, remat=True))
     run = partial(update, loss=bound, optimizer=OPTIMIZER.make(10), bias_rate=BIAS_RATE)
-    return small.jit(run, donate_argnums=0)
+    return jax.jit(run, donate_argnums=0)
 
 
 def fresh(cfg, mesh: Mesh) -> State:

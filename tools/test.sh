@@ -6,8 +6,6 @@ bash "$root/tools/setup.sh" dev
 cd "$root"
 .venv/bin/ruff check .
 
-export JAX_PLATFORMS=cpu
-export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=8"
 # The two workers, and the next call, share what is compiled.
 export JAX_COMPILATION_CACHE_DIR=$root/.venv/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
