@@ -42,9 +42,9 @@ class Grpo:
     advantage: 'std': (r - mean) / (std + std_eps) in the group, std over n; 'mean': r - mean; 'leave_one_out': r minus
         the mean of the others.
     kl, kl_weight: estimator of D, in the loss: k1 = log pi/ref, k2 = k1^2 / 2, k3 = ref/pi - log ref/pi - 1.
-    mismatch: correction by w = pi_old / pi_sampled per token, with pi_old scored anew: 'truncate': min(w,
-    mismatch_cap);
-        'mask': tokens outside [1 / mismatch_cap, mismatch_cap] drop out; None: pi_old is what the sampler recorded.
+    mismatch: correction by w = pi_old / pi_sampled per token, with pi_old scored anew: 'truncate':
+        min(w, mismatch_cap); 'mask': tokens outside [1 / mismatch_cap, mismatch_cap] drop out; None: pi_old is what
+        the sampler recorded.
     mask_truncated: responses that ran into the token limit carry no loss (DAPO's overlong filter).
     """
 
