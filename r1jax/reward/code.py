@@ -67,9 +67,9 @@ class Code:
         tests = question.tests
         if question.domain != "code" or not tests:
             return Score(0.0, "inapplicable")
-        if response.truncated:
-            return Score(0.0, "truncated")
-        source = response.parts and program(response.parts.reply)
+        if response.fault:
+            return Score(0.0, response.fault)
+        source = program(response.parts.reply)
         if not source or not _defines(source, tests):
             return Score(0.0, "unparsable")
         try:

@@ -35,10 +35,8 @@ class Manners:
         """Looks at the reply alone; a response that has not its form is 0."""
         if question.domain not in ("helpful", "harmless"):
             return Score(0.0, "inapplicable")
-        if response.truncated:
-            return Score(0.0, "truncated")
-        if response.parts is None:
-            return Score(0.0, "unparsable")
+        if response.fault:
+            return Score(0.0, response.fault)
         reply = response.parts.reply
         too_many = max(sum(map(bool, map(str.strip, _SENTENCE.split(reply)))) - ENOUGH, 0)
         if question.domain == "harmless":

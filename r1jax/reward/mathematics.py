@@ -53,10 +53,8 @@ class MathAccuracy:
         status."""
         if not question.answer:
             return Score(0.0, "inapplicable")
-        if response.truncated:
-            return Score(0.0, "truncated")
-        if response.parts is None:
-            return Score(0.0, "unparsable")
+        if response.fault:
+            return Score(0.0, response.fault)
         answers = set(boxed(response.parts.reply)) or {response.parts.answer}
         if len(answers) > _MOST:
             return Score(0.0, "unparsable")

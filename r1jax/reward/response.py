@@ -36,3 +36,10 @@ class Response:
     def parts(self) -> Parts | None:
         """None where the response is truncated or has not its form."""
         return None if self.truncated else parse(self.text, self.form)
+
+    @property
+    def fault(self) -> str | None:
+        """Why there are no parts, as the status of a score: 'truncated' or 'unparsable'; None where there are some."""
+        if self.parts is not None:
+            return None
+        return "truncated" if self.truncated else "unparsable"

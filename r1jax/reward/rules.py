@@ -60,10 +60,8 @@ class Accuracy:
         """Judges complete, well-formed responses; all others are 0 with their status."""
         if not question.answer:
             return Score(0.0, "inapplicable")
-        if response.truncated:
-            return Score(0.0, "truncated")
-        if response.parts is None:
-            return Score(0.0, "unparsable")
+        if response.fault:
+            return Score(0.0, response.fault)
         return Score(float(equal(response.parts.answer, question.answer)))
 
 
@@ -99,10 +97,8 @@ class Language:
 
     def score(self, question: Question, response: Response) -> Score:
         """Judges complete, well-formed responses; all others are 0 with their status."""
-        if response.truncated:
-            return Score(0.0, "truncated")
-        if response.parts is None:
-            return Score(0.0, "unparsable")
+        if response.fault:
+            return Score(0.0, response.fault)
         thinking = response.parts.thinking
         return Score(consistency(thinking, question.language) if any(map(str.isalnum, thinking)) else 0.0)
 
