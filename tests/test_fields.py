@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from r1jax.base.fields import UserError, check, require
+from r1jax.base.fields import UserError, at_least, check, not_empty, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,17 @@ def test_a_wrong_type_is_named(field, value, wanted):
         Config(**{field: value})
     said = str(error.value)
     assert said.startswith(f"test_fields.Config.{field} = {value!r} is ") and said.endswith(f"wanted {wanted}")
+
+
+def test_numbers_and_tuples_have_a_least():
+    at_least(1, Config(), "steps", "limit")
+    not_empty(Config(sizes=(1,)), "sizes")
+    with pytest.raises(UserError, match=r"^test_fields.Config.steps is 0; it must be at least 1$"):
+        at_least(1, Config(steps=0), "limit", "steps")
+    with pytest.raises(UserError, match=r"^test_fields.Config.sizes is empty; it needs one at least$"):
+        not_empty(Config(), "sizes")
+    with pytest.raises(UserError, match=r"^test_fields.Config.sizes is empty; choose one$"):
+        not_empty(Config(), "sizes", "choose one")
 
 
 def test_require():

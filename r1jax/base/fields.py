@@ -19,12 +19,22 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def where(config: typing.Any, name: str) -> str:
+    """A field of a config as messages name it and gin files bind it: 'pretrain.Run.rows'."""
+    cls = type(config)
+    return f"{cls.__module__.rpartition('.')[2]}.{cls.__qualname__}.{name}"
+
+
 def at_least(least: float, config: typing.Any, *names: str) -> None:
     """Raises UserError unless the named fields of a config, those that are not None, are `least` or more."""
     for name in names:
-        value, cls = getattr(config, name), type(config)
-        where = f"{cls.__module__.rpartition('.')[2]}.{cls.__qualname__}.{name}"
-        require(value is None or value >= least, f"{where} is {value}; it must be at least {least}")
+        value = getattr(config, name)
+        require(value is None or value >= least, f"{where(config, name)} is {value}; it must be at least {least}")
+
+
+def not_empty(config: typing.Any, name: str, advice: str = "it needs one at least") -> None:
+    """Raises UserError where the named tuple of a config is empty."""
+    require(len(getattr(config, name)) > 0, f"{where(config, name)} is empty; {advice}")
 
 
 def check(config: typing.Any) -> None:
@@ -33,13 +43,12 @@ def check(config: typing.Any) -> None:
     Understands classes, `X | None`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[K, V]`, `Literal[...]` and `Any`. An int
     passes for a float; a bool passes for neither. Raises UserError naming the field, its value and the wanted type.
     """
-    cls = type(config)
-    wanted = typing.get_type_hints(cls)
+    wanted = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not _fits(value, wanted[field.name]):
-            where = f"{cls.__module__.rpartition('.')[2]}.{cls.__qualname__}.{field.name}"
-            raise UserError(f"{where} = {value!r} is {_name(type(value))}, wanted {_name(wanted[field.name])}")
+            said = f"{value!r} is {_name(type(value))}, wanted {_name(wanted[field.name])}"
+            raise UserError(f"{where(config, field.name)} = {said}")
 
 
 def _fits(value: typing.Any, wanted: typing.Any) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from r1jax import policies, survey
-from r1jax.base.fields import at_least, check, require
+from r1jax.base.fields import at_least, check, not_empty, require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import Mesh, from_main, is_main
 from r1jax.base.place import Place
@@ -61,7 +61,7 @@ class Run:
         check(self)
         at_least(1, self, "questions", "chunk")
         at_least(0, self, "general")
-        require(len(self.rewards) > 0, "curate.Run.rewards is empty; choose at least one reward")
+        not_empty(self, "rewards", "choose at least one reward")
         require(
             self.general == 0 or isinstance(self.task, General),
             f"curate.Run.general is {self.general}, but {type(self.task).__name__} has no examples of its own",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from r1jax import collate, policies, supervised
-from r1jax.base.fields import at_least, check, require
+from r1jax.base.fields import at_least, check, not_empty, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.place import Place
 from r1jax.data import examples, packing
@@ -68,8 +68,8 @@ class Run:
             theirs, ours = self.teacher.model.vocabulary, self.model.vocabulary
             require(theirs == ours, f"the teacher has a vocabulary of {theirs}, finetune.Run.model one of {ours}")
             require(self.mtp_weight == 0, "finetune.Run.mtp_weight is not 0; a teacher has nothing to say of it")
-        require(len(self.examples) > 0, "finetune.Run.examples is empty; name one stage at least that wrote examples")
-        require(len(self.capacities) > 0, "finetune.Run.capacities is empty; it needs one at least")
+        not_empty(self, "examples", "name one stage at least that wrote examples")
+        not_empty(self, "capacities")
         require(
             self.rows % self.microbatches == 0,
             f"finetune.Run.rows {self.rows} is no multiple of microbatches {self.microbatches}",

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from r1jax import collate, policies, supervised
-from r1jax.base.fields import at_least, check, require
+from r1jax.base.fields import at_least, check, not_empty, require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import Mesh, is_main
 from r1jax.base.metrics import read
@@ -78,8 +78,8 @@ class Run:
         check(self)
         at_least(1, self, "batch", "rows", "row_length", "longest", "epochs")
         at_least(0, self, "margin", "tolerance")
-        require(len(self.examples) > 0, "judge.Run.examples is empty; name one stage at least that wrote examples")
-        require(len(self.capacities) > 0, "judge.Run.capacities is empty; it needs one at least")
+        not_empty(self, "examples", "name one stage at least that wrote examples")
+        not_empty(self, "capacities")
         require(0 < self.held_out < 1, f"judge.Run.held_out is {self.held_out}; it is a share, between 0 and 1")
         require(
             self.longest <= self.model.context,

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 
 from r1jax import collate, supervised
-from r1jax.base.fields import at_least, check, require
+from r1jax.base.fields import at_least, check, not_empty, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.place import Place
 from r1jax.data.questions import Source
@@ -49,7 +49,7 @@ class Run:
     def __post_init__(self):
         check(self)
         at_least(1, self, "steps", "rows", "row_length", "microbatches")
-        require(len(self.capacities) > 0, "pretrain.Run.capacities is empty; it needs one at least")
+        not_empty(self, "capacities")
         require(
             self.rows % self.microbatches == 0,
             f"pretrain.Run.rows {self.rows} is no multiple of microbatches {self.microbatches}",

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from r1jax import experience, policies, responses, scoring
-from r1jax.base.fields import at_least, check, require
+from r1jax.base.fields import at_least, check, not_empty, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
@@ -91,8 +91,8 @@ class Run:
         numbers = ("steps", "questions", "rows", "row_length", "minibatches", "reference_every", "dynamic_sampling")
         at_least(1, self, *numbers, "show_every")
         at_least(0, self, "show", "scorers")
-        require(len(self.rewards) > 0, "reinforce.Run.rewards is empty; choose at least one reward")
-        require(len(self.capacities) > 0, "reinforce.Run.capacities is empty; it needs one at least")
+        not_empty(self, "rewards", "choose at least one reward")
+        not_empty(self, "capacities")
         require(
             self.sequences % self.minibatches == 0,
             f"reinforce.Run.minibatches {self.minibatches} does not divide the rollout's {self.sequences} sequences",
