@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from r1jax import collate
+from r1jax.base.fields import at_least, not_empty, require, where
+from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.base.plots import curves
@@ -37,15 +39,42 @@ class Steps(Protocol):
 
 
 class Settings(Steps, Protocol):
-    """What the Run of a supervised stage says in addition."""
+    """What the Run of pretraining or fine-tuning says in addition."""
 
     model: Transformer
+    mesh: Mesh
     rows: int
     row_length: int
     microbatches: int
     mtp_weight: float
     remat: bool
     seed: int
+
+
+def check(cfg: Settings) -> None:
+    """UserError where the fields of a Run do not go together."""
+    at_least(1, cfg, "rows", "row_length", "microbatches")
+    not_empty(cfg, "capacities")
+    require(
+        cfg.rows % cfg.microbatches == 0,
+        f"{where(cfg, 'rows')} {cfg.rows} is no multiple of microbatches {cfg.microbatches}",
+    )
+    require(
+        cfg.row_length <= cfg.model.context,
+        f"{where(cfg, 'row_length')} {cfg.row_length} is longer than the model's context {cfg.model.context}",
+    )
+
+
+def describe(cfg: Settings) -> tuple[str, str]:
+    """What a stage says of its model and of its rows. UserError where the rows do not lie on the mesh."""
+    cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
+    with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
+        policy = lm.shapes(cfg.model, cfg.layout)
+    return (
+        f"{lm.count(policy):,} parameters on {cfg.mesh}",
+        f"{cfg.rows} rows x {cfg.row_length} tokens = {cfg.rows * cfg.row_length:,} tokens an optimizer step, "
+        f"in {cfg.microbatches} microbatches",
+    )
 
 
 def train(

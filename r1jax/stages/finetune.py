@@ -22,7 +22,6 @@ from r1jax.learn import distill
 from r1jax.learn.likelihood import Model
 from r1jax.learn.optim import AdamW
 from r1jax.loop import Saving
-from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 
@@ -62,22 +61,14 @@ class Run:
 
     def __post_init__(self):
         check(self)
-        at_least(1, self, "rows", "row_length", "epochs", "microbatches", "top")
+        supervised.check(self)
+        at_least(1, self, "epochs", "top")
         require(0 <= self.share <= 1, f"finetune.Run.share is {self.share}; it is a share of the loss, 0 to 1")
         if self.teacher is not None:
             theirs, ours = self.teacher.model.vocabulary, self.model.vocabulary
             require(theirs == ours, f"the teacher has a vocabulary of {theirs}, finetune.Run.model one of {ours}")
             require(self.mtp_weight == 0, "finetune.Run.mtp_weight is not 0; a teacher has nothing to say of it")
         not_empty(self, "examples", "name one stage at least that wrote examples")
-        not_empty(self, "capacities")
-        require(
-            self.rows % self.microbatches == 0,
-            f"finetune.Run.rows {self.rows} is no multiple of microbatches {self.microbatches}",
-        )
-        require(
-            self.row_length <= self.model.context,
-            f"finetune.Run.row_length {self.row_length} is longer than the model's context {self.model.context}",
-        )
 
     @property
     def layout(self) -> Layout:
@@ -85,15 +76,8 @@ class Run:
 
 
 def describe(cfg: Run, place: Place) -> list[str]:
-    cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
-    with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
-        policy = lm.shapes(cfg.model, cfg.layout)
-    return [
-        f"{lm.count(policy):,} parameters on {cfg.mesh}",
-        f"the examples of {', '.join(cfg.examples)}, {cfg.epochs} times",
-        f"{cfg.rows} rows x {cfg.row_length} tokens = {cfg.rows * cfg.row_length:,} tokens an optimizer step, "
-        f"in {cfg.microbatches} microbatches",
-    ]
+    parameters, rows = supervised.describe(cfg)
+    return [parameters, f"the examples of {', '.join(cfg.examples)}, {cfg.epochs} times", rows]
 
 
 def run(cfg: Run, place: Place) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 
 from r1jax import collate, supervised
-from r1jax.base.fields import at_least, check, not_empty, require
+from r1jax.base.fields import at_least, check, require
 from r1jax.base.mesh import Mesh
 from r1jax.base.place import Place
 from r1jax.data.questions import Source
@@ -48,16 +48,8 @@ class Run:
 
     def __post_init__(self):
         check(self)
-        at_least(1, self, "steps", "rows", "row_length", "microbatches")
-        not_empty(self, "capacities")
-        require(
-            self.rows % self.microbatches == 0,
-            f"pretrain.Run.rows {self.rows} is no multiple of microbatches {self.microbatches}",
-        )
-        require(
-            self.row_length <= self.model.context,
-            f"pretrain.Run.row_length {self.row_length} is longer than the model's context {self.model.context}",
-        )
+        supervised.check(self)
+        at_least(1, self, "steps")
 
     @property
     def layout(self) -> Layout:
@@ -66,14 +58,8 @@ class Run:
 
 def describe(cfg: Run, place: Place) -> list[str]:
     cfg.optimizer.rate(cfg.steps)
-    cfg.layout.check_rows(cfg.rows // cfg.microbatches, cfg.row_length)
-    with jax.sharding.use_abstract_mesh(cfg.mesh.abstract()):
-        policy = lm.shapes(cfg.model, cfg.layout)
-    return [
-        f"{lm.count(policy):,} parameters on {cfg.mesh}",
-        f"{cfg.rows} rows x {cfg.row_length} tokens = {cfg.rows * cfg.row_length:,} tokens an optimizer step, "
-        f"in {cfg.microbatches} microbatches; {cfg.steps} steps",
-    ]
+    parameters, rows = supervised.describe(cfg)
+    return [parameters, f"{rows}; {cfg.steps} steps"]
 
 
 def run(cfg: Run, place: Place) -> None:
