@@ -1,11 +1,12 @@
 """What one stage leaves to the next: its policy."""
 
 import dataclasses
+from typing import Any
 
 from etils import epath
 
 from r1jax.base.checkpoint import Store
-from r1jax.base.fields import check, require
+from r1jax.base.fields import check, require, where
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -20,6 +21,11 @@ class Teacher:
 
     def __post_init__(self):
         check(self)
+
+    def check_student(self, run: Any) -> None:
+        """UserError unless the `model` of a stage's Run has the teacher's vocabulary."""
+        theirs, ours = self.model.vocabulary, run.model.vocabulary
+        require(theirs == ours, f"the teacher has a vocabulary of {theirs}, {where(run, 'model')} one of {ours}")
 
 
 def before(init: str | None, stage: str) -> str:

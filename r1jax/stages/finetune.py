@@ -65,8 +65,7 @@ class Run:
         at_least(1, self, "epochs", "top")
         require(0 <= self.share <= 1, f"finetune.Run.share is {self.share}; it is a share of the loss, 0 to 1")
         if self.teacher is not None:
-            theirs, ours = self.teacher.model.vocabulary, self.model.vocabulary
-            require(theirs == ours, f"the teacher has a vocabulary of {theirs}, finetune.Run.model one of {ours}")
+            self.teacher.check_student(self)
             require(self.mtp_weight == 0, "finetune.Run.mtp_weight is not 0; a teacher has nothing to say of it")
         not_empty(self, "examples", "name one stage at least that wrote examples")
 

@@ -115,8 +115,7 @@ class Run:
                 self.algorithm.refers, "reinforce.Run.teacher is there, but Grpo.kl_weight is 0: nothing pulls to it"
             )
             require(self.reference_every is None, "reinforce.Run.reference_every must be None: the teacher stays")
-            theirs, ours = self.teacher.model.vocabulary, self.model.vocabulary
-            require(theirs == ours, f"the teacher has a vocabulary of {theirs}, reinforce.Run.model one of {ours}")
+            self.teacher.check_student(self)
         require(self.sampler.samples > 1, "Sampler.samples is 1; a group's advantage needs at least two samples")
         require(self.sampler.temperature > 0, "Sampler.temperature is 0; greedy samples of a question are all the same")
 
