@@ -14,7 +14,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from r1jax import collate, policies
-from r1jax.base.checkpoint import Store
 from r1jax.base.fields import at_least, check, require
 from r1jax.base.place import Place
 from r1jax.data.questions import Question
@@ -65,8 +64,7 @@ class Valuer:
 
     def load(self, folder) -> lm.Policy:
         """The scorer of a stage's last checkpoint."""
-        like = {"policy": scorer.shapes(self.cfg, self.layout)}
-        return Store(folder / "checkpoints").restore(policies.latest(folder), like)[0]["policy"]
+        return policies.restore(folder, scorer.shapes(self.cfg, self.layout))
 
     def values(self, judge: lm.Policy, sequences: Sequence[Sequence[int]], most: int) -> np.ndarray:
         """The value of each sequence, [n] float32; `most`: sequences that there may ever be."""

@@ -43,5 +43,9 @@ def latest(folder: epath.Path) -> int:
 
 def load(folder: epath.Path, cfg: Transformer, layout: Layout) -> lm.Policy:
     """The policy of a stage's last checkpoint, on the mesh in force."""
-    step = latest(folder)
-    return Store(folder / "checkpoints").restore(step, {"policy": lm.shapes(cfg, layout)})[0]["policy"]
+    return restore(folder, lm.shapes(cfg, layout))
+
+
+def restore(folder: epath.Path, shapes: lm.Policy) -> lm.Policy:
+    """What a stage left in these shapes: those of a policy or, of a judge, those of its scorer."""
+    return Store(folder / "checkpoints").restore(latest(folder), {"policy": shapes})[0]["policy"]
