@@ -99,8 +99,8 @@ def train(
         batch, count, tokens = _batch(cfg, packed, step)
         return taught(batch, count), count, tokens
 
-    fit(cfg, place, steps, lm.shapes(cfg.model, cfg.layout), first, at, batch_of, ("time/tokens_per_second",))
-    records = read(place.folder / "metrics.jsonl")
+    shapes = lm.shapes(cfg.model, cfg.layout)
+    _, records = fit(cfg, place, steps, shapes, first, at, batch_of, ("time/tokens_per_second",))
     return {"steps": steps, "loss": records[-1]["loss"]} | spent(cfg.model, records)
 
 
@@ -113,10 +113,10 @@ def fit(
     loss: Callable[[float], Callable],
     batch_of: Callable[[int], tuple[Batch, jax.Array, int]],
     shown: Sequence[str],
-) -> lm.Policy:
-    """The policy of these shapes after `steps` optimizer steps from `first()`, or from the last checkpoint; on the mesh
-    in force. loss: see `loop.ladder`. batch_of(step) -> (batch, number of microbatches, tokens that count). shown: the
-    metrics beside the bar, after the loss."""
+) -> tuple[lm.Policy, list[dict]]:
+    """(the policy of these shapes after `steps` optimizer steps from `first()`, or from the last checkpoint; the
+    metrics of all steps); on the mesh in force. loss: see `loop.ladder`. batch_of(step) -> (batch, number of
+    microbatches, tokens that count). shown: the metrics beside the bar, after the loss."""
     with Loop(place, steps, cfg.saving) as loop:
         optimizer = cfg.optimizer.make(steps)
         found = loop.restore(jax.eval_shape(lambda p: update.init(p, optimizer), shapes).items())
@@ -133,8 +133,9 @@ def fit(
             loop.record(step, metrics, shown=("loss", *shown), tokens=tokens)
             loop.checkpoint(step, lambda: state.items(), {"step": step})  # noqa: B023
         loop.store.wait()
-    curves(read(place.folder / "metrics.jsonl"), place.folder / "plots")
-    return state.policy
+    records = read(place.folder / "metrics.jsonl")
+    curves(records, place.folder / "plots")
+    return state.policy, records
 
 
 def _batch(cfg: Settings, packed: collate.Packed, step: int) -> tuple[Batch, jax.Array, int]:

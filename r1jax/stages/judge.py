@@ -19,7 +19,6 @@ from r1jax import collate, policies, supervised
 from r1jax.base.fields import at_least, check, not_empty, require
 from r1jax.base.files import write_atomically
 from r1jax.base.mesh import Mesh, is_main
-from r1jax.base.metrics import read
 from r1jax.base.place import Place
 from r1jax.data import examples, feed, pairs
 from r1jax.data.examples import Example
@@ -142,7 +141,7 @@ def run(cfg: Run, place: Place) -> None:
     steps = math.ceil(cfg.epochs * len(learned) / cfg.batch)
     loss = preference.pairwise if cfg.kind == "pairwise" else preference.pointwise
     with jax.set_mesh(cfg.mesh.make()):
-        judge = supervised.fit(
+        judge, records = supervised.fit(
             cfg,
             place,
             steps,
@@ -169,7 +168,7 @@ def run(cfg: Run, place: Place) -> None:
         write_atomically(place.folder / "results.json", json.dumps(results, indent=1) + "\n")
     told = {"steps": steps, "accuracy": accuracy, "learned": len(learned), "held_out": len(held_out)}
     like = dataclasses.replace(cfg.model, vocabulary=1)  # a scalar head
-    place.finish(told | spent(like, read(place.folder / "metrics.jsonl")))
+    place.finish(told | spent(like, records))
 
 
 def judged(cfg: Run, found: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[Item], int]:
