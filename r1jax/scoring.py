@@ -23,6 +23,12 @@ from r1jax.reward.pool import Lost, Pool
 from r1jax.reward.rules import ByDomain, Reward
 
 SECONDS = 60.0  # that a worker may take for one response, the start of the worker included
+MEANS = {  # the numbers of a grade that are metrics of a rollout, where one applies to any of its questions
+    "truncated": "length/truncated",
+    "language": "words/language",
+    "reflections": "words/reflection",
+    "correct_any_format": "reward/accuracy_any_format",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +56,10 @@ class Scored:
             "reward/no_variance": float(1 - self.varied.mean()),
             "length/mean": float(lengths.mean()),
             "length/max": float(lengths.max()),
-            "length/truncated": mean["truncated"],
-            "words/language": mean["language"],
-            "words/reflection": mean["reflections"],
             "rollout/tokens": float(lengths.sum()),
             "rollout/turns": float(self.responses.turns),
-        } | ({"reward/accuracy_any_format": mean["correct_any_format"]} if "correct_any_format" in mean else {})
+            **{metric: mean[name] for name, metric in MEANS.items() if name in mean},
+        }
 
     def examples(self, count: int, tokenizer: Tokenizer) -> list[dict]:
         """The first responses to `count` questions, as a person reads them."""
