@@ -16,9 +16,8 @@ from r1jax import collate
 from r1jax.base.fields import UserError
 from r1jax.base.mesh import Mesh
 from r1jax.experience import Shape, batch_of, rows_of, spread
-from r1jax.learn import grpo
+from r1jax.learn import grpo, microbatch
 from r1jax.learn.grpo import Grpo
-from r1jax.learn.update import microbatch
 from r1jax.model.layout import Layout
 
 ALGORITHMS = Path(__file__).parents[1] / "configs" / "algorithms"
@@ -277,7 +276,7 @@ def computed(logp, held, members, shape: Shape, hp: Grpo, layout: Layout):
     total, slopes, sums = 0.0, np.zeros(packed.shape), {}
     for m in range(int(count)):
         one = collate.put(packed[m], layout.BT)
-        value, slopes[m], told = value_and_slope(one, microbatch(batch, m), hp, layout)
+        value, slopes[m], told = value_and_slope(one, microbatch.take(batch, m), hp, layout)
         total += float(value)
         sums = {name: sums.get(name, 0) + float(told[name]) for name in told}
     return total, slopes, sums

@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from r1jax.learn import microbatch
 from r1jax.learn.likelihood import Model, choice_scores, chunks_of, token_scores
 from r1jax.learn.state import Batch
 from r1jax.model import lm
@@ -32,17 +33,13 @@ class Lesson(Batch):
 def lesson(teacher: lm.Policy, batch: Batch, count: jax.Array, *, model: Model, top: int) -> Lesson:
     """Adds the teacher's `top` likeliest tokens to the first `count` microbatches."""
 
-    def body(i, told):
-        rows = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), batch.rows)
+    def thought(rows):
         out = lm.forward(
             teacher, rows, cfg=model.cfg, layout=model.layout, capacity=model.capacity, remat=False, mtp=False
         )
-        found = likeliest(out.x_BTD, out.head_DX, top, layout=model.layout)
-        return jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, i, 0), told, found)
+        return likeliest(out.x_BTD, out.head_DX, top, layout=model.layout)
 
-    spec = jax.P(None, *model.layout.BT, None)
-    empty = lambda dtype: jnp.zeros((*batch.rows.tokens.shape, top), dtype, out_sharding=spec)  # noqa: E731
-    ids, logp = jax.lax.fori_loop(0, count, body, (empty(jnp.int32), empty(jnp.float32)))
+    ids, logp = microbatch.each(thought, batch.rows, count)
     return Lesson(rows=batch.rows, weights=batch.weights, row_weight=batch.row_weight, ids=ids, logp=logp)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from r1jax.learn import microbatch
 from r1jax.learn.state import Batch
 from r1jax.model import lm
 from r1jax.model.config import Transformer
@@ -48,14 +49,7 @@ def score(policy: lm.Policy, rows: lm.Rows, temperature: jax.Array | float, *, m
 
 def score_all(policy: lm.Policy, rows: lm.Rows, count, temperature, *, model: Model) -> jax.Array:
     """Log-probabilities [M, B, T] of the targets in the first `count` microbatches of rows [M, B, T]; 0 beyond."""
-
-    def body(i, logp_MBT):
-        micro = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows)
-        scores = score(policy, micro, temperature, model=model)
-        return jax.lax.dynamic_update_index_in_dim(logp_MBT, scores.logp, i, 0)
-
-    spec = jax.typeof(rows.tokens).sharding.spec
-    return jax.lax.fori_loop(0, count, body, jnp.zeros(rows.tokens.shape, jnp.float32, out_sharding=spec))
+    return microbatch.each(lambda micro: score(policy, micro, temperature, model=model).logp, rows, count)
 
 
 def token_scores(x_BTD, head_DX, targets_BT, temperature, *, layout: Layout) -> tuple[jax.Array, jax.Array]:

@@ -13,6 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from r1jax.learn import microbatch
 from r1jax.learn.likelihood import Model
 from r1jax.model import lm
 from r1jax.model.config import Transformer
@@ -43,10 +44,4 @@ def values(scorer: lm.Policy, rows: lm.Rows, *, model: Model) -> tuple[jax.Array
 
 def score_all(scorer: lm.Policy, rows: lm.Rows, count: jax.Array, *, model: Model) -> jax.Array:
     """`values` [M, B, T] in the first `count` microbatches of rows [M, B, T]; 0 beyond."""
-
-    def body(i, values_MBT):
-        micro = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows)
-        return jax.lax.dynamic_update_index_in_dim(values_MBT, values(scorer, micro, model=model)[0], i, 0)
-
-    spec = jax.typeof(rows.tokens).sharding.spec
-    return jax.lax.fori_loop(0, count, body, jnp.zeros(rows.tokens.shape, jnp.float32, out_sharding=spec))
+    return microbatch.each(lambda micro: values(scorer, micro, model=model)[0], rows, count)

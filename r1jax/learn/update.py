@@ -1,7 +1,6 @@
 """One optimizer step over microbatches: the gradient, summed in float32, then AdamW, then the balancing bias.
 
-The number of microbatches is traced, so a batch that packs into fewer rows takes less time without a recompilation. A
-step is not applied where its gradient is not finite, or where a token found no room at its expert (`moe/unserved`).
+A step is not applied where its gradient is not finite, or where a token found no room at its expert (`moe/unserved`).
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from r1jax.learn import microbatch
 from r1jax.learn.state import Batch, State
 from r1jax.model.lm import Policy
 
@@ -19,11 +19,6 @@ Metrics = dict[str, jax.Array]
 def init(policy: Policy, optimizer: optax.GradientTransformation) -> State:
     zero = lambda: jnp.zeros((), jnp.int32, out_sharding=jax.P())  # noqa: E731  two buffers: a step donates both
     return State(step=zero(), policy=policy, optimizer=optimizer.init(policy.params), skipped=zero())
-
-
-def microbatch(batch: Batch, index: jax.Array | int) -> Batch:
-    """Microbatch `index` of a batch; scalars belong to the batch as a whole."""
-    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False) if a.ndim else a, batch)
 
 
 def update(
@@ -45,14 +40,11 @@ def update(
     def objective(params, micro):
         return loss(Policy(params=params, router=policy.router), micro)
 
-    def gradient(i):
-        (value, (sums, loads)), grads = jax.value_and_grad(objective, has_aux=True)(policy.params, microbatch(batch, i))
+    def gradient(micro):
+        (value, (sums, loads)), grads = jax.value_and_grad(objective, has_aux=True)(policy.params, micro)
         return value, sums, {name: (load.tokens_E, load.unserved.sum()) for name, load in loads.items()}, grads
 
-    shapes = jax.eval_shape(gradient, 0)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, out_sharding=s.sharding.spec), shapes)
-    add = lambda i, total: jax.tree.map(jnp.add, total, gradient(i))  # noqa: E731
-    value, sums, loads, grads = jax.lax.fori_loop(0, count, add, zeros)
+    value, sums, loads, grads = microbatch.total(gradient, batch, count)
 
     norm = optax.tree.norm(grads)
     unserved = sum((missed for _, missed in loads.values()), jnp.zeros(()))
