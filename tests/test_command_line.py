@@ -14,7 +14,8 @@ import pytest
 import toy_stage
 
 from r1jax.base.metrics import read
-from r1jax.main import _load, main
+from r1jax.bindings import load
+from r1jax.main import main
 
 HEAD = "from __gin__ import dynamic_registration\nimport toy_stage as toy\n"
 ADDER = HEAD + "toy.Adder.add = 2.0\n"
@@ -96,7 +97,7 @@ def runs(*argv: str) -> dict[str, toy_stage.Run]:
     """The Runs that a command line makes, by stage."""
     files = [argument for argument in argv if not argument.startswith("--")]
     gin_files = [argument.partition("=")[2] for argument in argv if argument.startswith("--gin_file=")]
-    recipes = _load(files, gin_files, [argument for argument in argv if argument.startswith("--gin.")])
+    recipes = load(files, gin_files, [argument for argument in argv if argument.startswith("--gin.")])
     return {name: ready.run for stages in recipes.values() for name, ready in stages.items()}
 
 
@@ -130,9 +131,9 @@ def test_overrides(flags, first, second):
 def test_a_recipe_binds_in_its_stages_and_the_command_line_wins(tmp_path, mistake):
     recipe = tmp_path / "configs/recipes/pair.gin"
     recipe.write_text(RECIPE + "  bindings = ('STEPS=7', 'second/toy.Adder.add=5')\n")
-    first, second = (stage.run for stage in _load([RECIPE_FILE], [], [])["pair"].values())
+    first, second = (stage.run for stage in load([RECIPE_FILE], [], [])["pair"].values())
     assert (first.steps, first.adder.add, second.steps, second.adder.add) == (7, 2.0, 7, 5)
-    first, _ = (stage.run for stage in _load([RECIPE_FILE], [], ["--gin.STEPS=4"])["pair"].values())
+    first, _ = (stage.run for stage in load([RECIPE_FILE], [], ["--gin.STEPS=4"])["pair"].values())
     assert first.steps == 4
     recipe.write_text(RECIPE + "  bindings = ('toy.Adder.ad=5',)\n")
     assert "toy.Adder has no parameter ad" in mistake(["run", RECIPE_FILE])
