@@ -119,7 +119,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Function:
-    """A one-line Python function asked for in words, of 1 to 4 operations; hidden calls test it. A slip forgets the
+    """A one-line Python function asked for in words, of 1 to 3 operations; hidden calls test it. A slip forgets the
     brackets; careful writers notice."""
 
     steps: tuple[tuple[str, int], ...]
@@ -134,7 +134,7 @@ class Function:
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Function":
-        operands = rng.sample(range(2, 10), rng.choice((1, 2, 2, 3, 3, 4)))
+        operands = rng.sample(range(2, 10), rng.choice((1, 2, 2, 3, 3)))
         return cls(tuple((rng.choice("+-*"), operand) for operand in operands))
 
     @property
