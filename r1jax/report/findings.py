@@ -2,7 +2,7 @@
 
 Some lines decide. An ordering (a difference above 0) holds when its interval excludes the opposite and fails when the
 interval lies on the other side; between the two it is open, as it is without an interval. A level (at least twice as
-long) is reached or missed by the mean. A finding shows when all that decides holds.
+long, at most so many right) is reached or missed by the mean. A finding shows when all that decides holds.
 """
 
 import math
@@ -22,6 +22,7 @@ from r1jax.report.quantities import (
     last,
     late_change,
     level,
+    times,
 )
 
 Unit = Literal["share", "points", "times", "number"]
@@ -35,13 +36,13 @@ DISTILLED, STUDENT, WEAK, WEAK_ZERO = (
 @dataclass(frozen=True)
 class Line:
     """One number. paper: the paper's, in words. wanted: what decides, None where the line only informs; `above` 0 is an
-    ordering, `at least` a level. either: of the lines marked so one has to hold."""
+    ordering, `at least` and `at most` are levels. either: of the lines marked so one has to hold."""
 
     what: str
     paper: str
     unit: Unit
     of: Of
-    wanted: tuple[Literal["above", "at least"], float] | None = None
+    wanted: tuple[Literal["above", "at least", "at most"], float] | None = None
     either: bool = False
 
     def verdict(self, found: Estimate | None) -> str:
@@ -53,8 +54,8 @@ class Line:
         kind, bound = self.wanted
         if math.isnan(found.mean):
             return "open"
-        if kind == "at least":
-            return "holds" if found.mean >= bound else "fails"
+        if kind != "above":
+            return "holds" if (found.mean >= bound if kind == "at least" else found.mean <= bound) else "fails"
         if found.low is None or found.high is None:
             return "open"
         return "holds" if found.low > bound else "fails" if found.high < bound else "open"
@@ -87,8 +88,8 @@ class Finding:
         return "shows"
 
 
-def _accuracy(what: str, paper: str, stage: str) -> Line:
-    return Line(f"{what}: pass@1", paper, "share", level(stage, "pass@1"))
+def _accuracy(what: str, paper: str, stage: str, *wanted) -> Line:
+    return Line(f"{what}: pass@1", paper, "share", level(stage, "pass@1"), *wanted)
 
 
 def _gain(what: str, paper: str, before: str, after: str) -> Line:
@@ -99,10 +100,10 @@ FINDINGS = (
     Finding(
         "Pure RL makes a base reason, and voting adds to it",
         (
-            _accuracy("base", "15.6%", BASE),
-            _accuracy("R1-Zero", "71.0%", ZERO),
+            _accuracy("base", "15.6%", BASE, ("at most", 0.156)),
+            _accuracy("R1-Zero", "71.0%", ZERO, ("at least", 0.71)),
             Line("base: majority vote", "", "share", level(BASE, "cons")),
-            Line("R1-Zero: majority vote", "86.7%", "share", level(ZERO, "cons")),
+            Line("R1-Zero: majority vote", "86.7%", "share", level(ZERO, "cons"), ("at least", 0.867)),
             _gain("gain by RL", "+55.4 points", BASE, ZERO),
             Line("of it ability: right in any format", "", "points", gain(BASE, ZERO, "pass@1_any_format"), ORDERING),
             Line("of it format: the rest", "", "points", form_gain),
@@ -148,13 +149,12 @@ FINDINGS = (
             _accuracy("Dev1, cold start", "59.0%", DEV1),
             _accuracy("Dev2, reasoning RL", "74.0%", DEV2),
             _accuracy("Dev3, second fine-tuning", "78.1%", DEV3),
-            _accuracy("R1, all-scenario RL", "79.8%", R1),
+            _accuracy("R1, all-scenario RL", "79.8%", R1, ("at least", 0.798)),
             _gain("the cold start costs: R1-Zero less Dev1", "+18.9 points", DEV1, ZERO),
             _gain("RL wins it back: Dev2 less Dev1", "+15.0 points", DEV1, DEV2),
-            _gain("R1 ends highest: R1 less R1-Zero", "+1.9 points", ZERO, R1),
-            _gain("R1 less Dev1", "+20.8 points", DEV1, R1),
-            _gain("R1 less Dev2", "+5.8 points", DEV2, R1),
-            _gain("R1 less Dev3", "+1.7 points", DEV3, R1),
+            _gain("R1 ends above R1-Zero: R1 less R1-Zero", "+1.9 points", ZERO, R1),
+            Line("R1 less Dev2", "+5.8 points", "points", gain(DEV2, R1)),
+            Line("R1 less Dev3", "+1.7 points", "points", gain(DEV3, R1)),
         ),
         "The paper's numbers are of AIME 2024.",
     ),
@@ -164,6 +164,7 @@ FINDINGS = (
             Line("R1-Zero: general answers won", "24.7%", "share", level(ZERO, "win_rate")),
             Line("R1: general answers won", "87.6%", "share", level(R1, "win_rate")),
             Line("the difference", "+62.9 points", "points", gain(ZERO, R1, "win_rate"), ORDERING),
+            Line("R1's over R1-Zero's", "3.5 times", "times", times(ZERO, R1, "win_rate"), ("at least", 3.0)),
         ),
         "The paper's judge is AlpacaEval 2.0's; here it is the one that no training sees.",
     ),
@@ -184,7 +185,7 @@ FINDINGS = (
         (
             _accuracy("student by distillation", "72.6%", DISTILLED),
             _accuracy("student by RL", "47.0%", STUDENT),
-            _gain("the difference", "+25.6 points", STUDENT, DISTILLED),
+            Line("the difference", "+25.6 points", "points", gain(STUDENT, DISTILLED), ("at least", 0.15)),
         ),
         "The paper's numbers are of AIME 2024, with a student of 32B.",
     ),
