@@ -123,6 +123,7 @@ class Rollouts:
         told |= dict(zip(("forward/tokens", "forward/keys"), map(sum, zip(*work, strict=True)), strict=True))
         advantages = grpo.advantages(np.stack([rollout.scored.rewards[q] for rollout, q in kept]), cfg.algorithm)
         told |= tries[0].scored.metrics() | {"time/score": tries[0].seconds}
+        told |= {"time/tokens_per_second": told["rollout/tokens"] / told["time/rollout"]}  # of sampling
         for rollout, done in enumerate(tries, first):
             if rollout % cfg.show_every == 0:
                 self._journal.samples(host["step"] + 1, done.scored.examples(cfg.show, self._tokenizer))

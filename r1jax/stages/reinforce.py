@@ -209,6 +209,7 @@ def run(cfg: Run, place: Place) -> None:
         while host["step"] < cfg.steps:
             told = {}
             if host["left"] == 0:
+                loop.flush()  # so that the time of the last step ends where the rollout begins
                 held, told = rollouts.next(host, state.policy, reference)
                 host |= {"left": cfg.minibatches}
             began = time.monotonic()
@@ -220,11 +221,10 @@ def run(cfg: Run, place: Place) -> None:
             state, metrics = apply(rungs, state, batch, count, name=place.name)
             metrics = _means(metrics)
             host |= {"step": host["step"] + 1, "left": host["left"] - 1}
-            tokens = int((held.ends - held.starts)[members].sum())
             if told:  # wait once a rollout, for an honest time of the update
                 jax.block_until_ready(state)
                 told |= {"time/update": time.monotonic() - began}
-            loop.record(host["step"], metrics | told, SHOWN, tokens)
+            loop.record(host["step"], metrics | told, SHOWN)
             refresh = reference is not None and cfg.reference_every and host["step"] % cfg.reference_every == 0
             if refresh:  # always a checkpoint, whose policy is the reference of those that follow
                 reference = jax.tree.map(lambda w: w.copy(), state.policy)
