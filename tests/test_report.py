@@ -151,7 +151,7 @@ def test_reasoning_of_one_run(tmp_path):
     assert got["of it ability: right in any format"].mean == 0.5 and got["of it format: the rest"].mean == 0.25
     # Votes: all right but the last question, a tie: 1/2, as its share. So nothing is added, for sure.
     assert got["gain by voting"] == (0, 0, 0, 1)
-    assert got[""] == "open"
+    assert got[""] == "shows"
 
 
 def test_reasoning_over_three_seeds(tmp_path):
