@@ -265,7 +265,12 @@ def test_general_answers(tmp_path):
     ]
     got = found(6, roots[0])
     assert got["the difference"] == pytest.approx((0.625, 0.625 - 1.96 / 8, 0.625 + 1.96 / 8, 1))
-    assert got[""] == "shows"
+    # Errors of the two win rates: 1/4 and 1/8.
+    reach = 1.96 * math.hypot(1 / 4 / 3, 1 / 8)
+    assert got["a third of R1's, less R1-Zero's"] == pytest.approx((0.125, 0.125 - reach, 0.125 + reach, 1))
+    assert got[""] == "open"
+    none = {"evaluate_zero": general([(0, 0), (0, 0)], 0.0), "evaluate_r1": general(stages["evaluate_r1"], 0.75)}
+    assert found(6, run(tmp_path / "none", none))[""] == "shows"
     reach = T3 * math.sqrt(((1 / 8) ** 2 + (1 / 8) ** 2) / 2) / math.sqrt(3)  # .625, .5, .375
     assert found(6, *roots)["the difference"] == pytest.approx((0.5, 0.5 - reach, 0.5 + reach, 3))
     assert found(1, roots[0])["R1-Zero: pass@1"] == pytest.approx((0.75, 0.75 - 1.96 / 4, 0.75 + 1.96 / 4, 1))

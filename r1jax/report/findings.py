@@ -22,7 +22,6 @@ from r1jax.report.quantities import (
     last,
     late_change,
     level,
-    times,
 )
 
 Unit = Literal["share", "points", "times", "number"]
@@ -164,7 +163,13 @@ FINDINGS = (
             Line("R1-Zero: general answers won", "24.7%", "share", level(ZERO, "win_rate")),
             Line("R1: general answers won", "87.6%", "share", level(R1, "win_rate")),
             Line("the difference", "+62.9 points", "points", gain(ZERO, R1, "win_rate"), ORDERING),
-            Line("R1's over R1-Zero's", "3.5 times", "times", times(ZERO, R1, "win_rate"), ("at least", 3.0)),
+            Line(
+                "a third of R1's, less R1-Zero's",
+                "+4.5 points",
+                "points",
+                difference(level(R1, "win_rate"), level(ZERO, "win_rate"), share=1 / 3),
+                ORDERING,
+            ),
         ),
         "The paper's judge is AlpacaEval 2.0's; here it is the one that no training sees.",
     ),

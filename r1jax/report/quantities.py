@@ -42,18 +42,6 @@ def gain(before: str, after: str, key: str = "pass@1", than: str | None = None) 
     return of
 
 
-def times(before: str, after: str, key: str) -> Of:
-    """A figure of one evaluation over that of another; NaN over nothing."""
-
-    def of(folder: Folder) -> Value | None:
-        one, other = level(after, key)(folder), level(before, key)(folder)
-        if one is None or other is None:
-            return None
-        return Value(one.value / other.value if other.value else math.nan)
-
-    return of
-
-
 def _figure(found: Evaluation, key: str) -> tuple[Counts, float | None]:
     """(what it is counted from, its value)."""
     if key == "reflective":
