@@ -42,6 +42,7 @@ SMALL = {
     "judge.Run.held_out": 0.2,
     "graded/sampler.Sampler.samples": 8,
     "optim.AdamW.learning_rate": 3e-3,
+    "r1/optim.AdamW.warmup": 0,
 }
 
 BINDINGS = re.findall(r"^    '([^'/]+=[^']+)',$", RECIPE.read_text(), re.MULTILINE)

@@ -292,10 +292,10 @@ def test_checkpoints_by_domain(tmp_path):
 
 
 GAMED = [
-    (0, 0.5, 0.9),
-    (1, 0.6, 0.9),
-    (2, 0.7, 0.9),
-    (3, 0.8, 0.9),
+    (0, 0.8, 0.9),
+    (1, 0.7, 0.9),
+    (2, 0.9, 0.9),
+    (3, 0.9, 0.9),
     (4, 0.8, 0.9),
     (5, 0.7, 0.9),
     (7, 0.5, 0.9),
@@ -304,7 +304,7 @@ GAMED = [
 
 
 def test_a_judge_that_is_gamed(tmp_path):
-    """From (4, 5) to (7, 8) the judge's reward rises by 3; from (.8, .7) to (.5, .4) the manners fall by .3."""
+    """From (0, 1) to (7, 8) the judge's reward rises by 7; from (.8, .7) to (.5, .4) the manners fall by .3."""
     config = "# Parameters for judging.Judge:\nhelpful/judging.Judge.name = 'kind'\njudging.Judge.part = 'reply'\n"
     metrics = [{"step": 1, "reward/manners": 0.3, "reward/accuracy": 0.1}] + [
         {"step": i + 2, "reward/kind": judge, "reward/manners": manners, "reward/accuracy": accuracy}
@@ -313,7 +313,7 @@ def test_a_judge_that_is_gamed(tmp_path):
     metrics.append({"step": 99, "reward/kind": math.nan, "reward/manners": 0.9})
     root = run(tmp_path / "a", {"r1": {"metrics": metrics, "config.gin": config}})
     got = found(7, root)
-    assert got["rise of the model's reward"].mean == 3
+    assert got["rise of the model's reward"].mean == 7
     assert got["fall of reward/manners"].mean == pytest.approx(0.3)
     reach = 1.96 * math.hypot(0.05, 0.05)  # two rollouts .1 apart: deviation .1 / sqrt(2), over sqrt(2)
     assert got["fall of reward/manners"].low == pytest.approx(0.3 - reach)

@@ -20,7 +20,7 @@ from r1jax.report.quantities import (
     gain,
     growth,
     last,
-    late_change,
+    drift,
     level,
 )
 
@@ -176,13 +176,13 @@ FINDINGS = (
     Finding(
         "A reward model that is followed too long is gamed",
         (
-            Line("rise of the model's reward", "rises", "number", late_change(None), ORDERING),
-            Line("fall of reward/manners", "", "number", late_change("reward/manners", falls=True), ORDERING, True),
+            Line("rise of the model's reward", "rises", "number", drift(None), ORDERING),
+            Line("fall of reward/manners", "", "number", drift("reward/manners", falls=True), ORDERING, True),
             Line(
-                "fall of reward/accuracy", "falls", "number", late_change("reward/accuracy", falls=True), ORDERING, True
+                "fall of reward/accuracy", "falls", "number", drift("reward/accuracy", falls=True), ORDERING, True
             ),
         ),
-        "From the third to the last quarter of the rollouts in which the judge counted, in the stage that followed one "
+        "From the first to the last quarter of the rollouts in which the judge counted, in the stage that followed one "
         "longest; one of the two falls decides. Of one run the intervals are over its rollouts.",
     ),
     Finding(

@@ -91,9 +91,9 @@ def judged(folder: Folder) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: -len(rollouts(folder, pair[0], f"reward/{pair[1]}")))
 
 
-def late_change(key: str | None, falls: bool = False) -> Of:
-    """The mean over the last quarter of the rollouts that a judge counted in, less that over the quarter before; in the
-    stage that followed its judge longest. key: a metric, None for the judge's reward. falls: how much it falls."""
+def drift(key: str | None, falls: bool = False) -> Of:
+    """The mean over the last quarter of the rollouts that a judge counted in, less that over the first; in the stage
+    that followed its judge longest. key: a metric, None for the judge's reward. falls: how much it falls."""
 
     def of(folder: Folder) -> Value | None:
         followed = judged(folder)
@@ -106,7 +106,7 @@ def late_change(key: str | None, falls: bool = False) -> Of:
         quarter = len(values) // 4
         if quarter < 2:
             return None
-        before, after = values[-2 * quarter : -quarter], values[-quarter:]
+        before, after = values[:quarter], values[-quarter:]
         one, other = (Value(fmean(part), estimate.mean_error(part)) for part in (after, before))
         return minus(other, one) if falls else minus(one, other)
 
