@@ -15,12 +15,12 @@ from r1jax.report.folder import Folder
 from r1jax.report.quantities import (
     Of,
     difference,
+    drift,
     first,
     form_gain,
     gain,
     growth,
     last,
-    drift,
     level,
 )
 
@@ -178,9 +178,7 @@ FINDINGS = (
         (
             Line("rise of the model's reward", "rises", "number", drift(None), ORDERING),
             Line("fall of reward/manners", "", "number", drift("reward/manners", falls=True), ORDERING, True),
-            Line(
-                "fall of reward/accuracy", "falls", "number", drift("reward/accuracy", falls=True), ORDERING, True
-            ),
+            Line("fall of reward/accuracy", "falls", "number", drift("reward/accuracy", falls=True), ORDERING, True),
         ),
         "From the first to the last quarter of the rollouts in which the judge counted, in the stage that followed one "
         "longest; one of the two falls decides. Of one run the intervals are over its rollouts.",
