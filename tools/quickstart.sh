@@ -9,4 +9,6 @@ if [[ "${1:-}" == *.gin && "$1" != -* ]]; then
     file=$1
     shift
 fi
+# Stages that share a program, and the next call, find it compiled.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.venv/compiled}
 exec "$root/.venv/bin/r1jax" run "$file" "$@"
