@@ -1,7 +1,9 @@
-"""Runs one untrusted Python program in a sandbox; `sandbox.run` starts it by its path, as `python -I -S launcher.py`.
+"""Runs one untrusted Python program in a sandbox; `sandbox.run` starts it.
 
-A fresh interpreter, since the trainer has threads and must not fork. The request comes as JSON on stdin; the status,
-a new line and the program's output go to stdout. Exit status 1: the sandbox could not be made, stderr says why.
+A fresh interpreter, since the trainer has threads and must not fork: START, its whole command, takes a request from
+stdin, in which this module stands compiled (to compile or import it anew would cost as much as the program), and calls
+`main`, or inside bubblewrap `init`. The status, a new line and the program's output go to stdout. Exit status 1: the
+sandbox could not be made, stderr says why.
 
     launcher   outside; reads the output, keeps the wall clock, kills, waits until nobody is left
       init     process 1 of the sandbox's pid namespace: with it dies every other one, however they forked
@@ -19,7 +21,7 @@ a new line and the program's output go to stdout. Exit status 1: the sandbox cou
 
 import contextlib
 import ctypes
-import json
+import marshal
 import os
 import resource
 import select
@@ -28,6 +30,11 @@ import struct
 import sys
 import time
 
+# What `python -c` runs; then come the name of a function, and the way.
+START = (
+    "import marshal, sys; request = marshal.load(sys.stdin.buffer); module = {}; exec(request['launcher'], module); "
+    "sys.exit(module[sys.argv[1]](request, sys.argv[2]))"
+)
 NOBODY = 65534
 ROOT, SCRATCH = "/proc", "/sandbox"  # the new root is mounted on a folder that exists everywhere and is not needed
 STATUSES = {10: "ok", 11: "failed", 12: "timeout", 13: "killed"}  # exit statuses of init
@@ -137,6 +144,7 @@ def confine(request: dict, way: str) -> None:
 
 def init(request: dict, way: str) -> int:
     """Runs the program as a child and waits for it -> an exit status. Its output goes where 1 points."""
+    os.dup2(os.open("/dev/null", os.O_RDWR), 0)  # instead of the request
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a handler, process 1 hears no signal from inside
     os.chdir(request["scratch"] if way == "bare" else SCRATCH)
     with open("program.py", "x", encoding="utf-8", errors="surrogatepass") as file:
@@ -260,17 +268,16 @@ def bubblewrap(request: dict) -> list[str]:
         for end in (i for i, letter in enumerate(path) if i and letter == "/"):
             command += ["--perms", "0755", "--dir", path[:end]]  # which bwrap makes for root alone
         command += ["--ro-bind", path, path]
-    command += ["--ro-bind", os.path.abspath(__file__), "/launcher.py"]
     command += ["--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null", "--hostname", "sandbox"]
     command += ["--perms", "1777", "--size", str(request["room"]), "--tmpfs", SCRATCH, "--remount-ro", "/"]
-    return [*command, request["python"], "-I", "-S", "/launcher.py", "init"]
+    return [*command, request["python"], "-I", "-S", "-c", START, "init", "bubblewrap"]
 
 
 def start(request: dict, way: str, output: int) -> int:
     """Starts the init of a sandbox, its output going to a pipe -> the id of the process whose end is the sandbox's."""
     if way == "bubblewrap":
-        told = os.memfd_create("request", 0)  # inherited
-        os.write(told, json.dumps(request).encode())
+        told = os.memfd_create("request")
+        os.write(told, marshal.dumps(request))
         os.lseek(told, 0, os.SEEK_SET)
     if way == "kernel":
         enter()
@@ -283,7 +290,8 @@ def start(request: dict, way: str, output: int) -> int:
         die_with(0 if way == "kernel" else launcher)  # which a new namespace of process ids does not see
         os.dup2(output, 1)
         if way == "bubblewrap":
-            command = [*bubblewrap(request), str(told)]
+            os.dup2(told, 0)
+            command = bubblewrap(request)
             os.execv(command[0], command)
         os._exit(init(request, way))
     except Exception as error:
@@ -329,12 +337,11 @@ def clear(child: int) -> int:
             ended = status
 
 
-def main() -> None:
-    request, way = json.load(sys.stdin), sys.argv[1]
+def main(request: dict, way: str) -> int:
+    """Runs the program of a request, its status and output going to stdout -> an exit status."""
     die_with(request["parent"])
     if sys.platform == "linux":
         call("prctl", SUBREAPER, 1, 0, 0, 0)
-    os.dup2(os.open("/dev/null", os.O_RDWR), 0)
     output, end = os.pipe()
     child = start(request, way, end)
     os.close(end)
@@ -343,12 +350,6 @@ def main() -> None:
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         reason = reason or "killed"  # init itself, by a machine that is out of memory
     if reason is None and code not in STATUSES:
-        sys.exit(1)  # stderr says why
+        return 1  # stderr says why
     sys.stdout.buffer.write(f"{reason or STATUSES[code]}\n".encode() + said)
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "init":
-        with open(int(sys.argv[2])) as told:
-            sys.exit(init(json.load(told), "bubblewrap"))
-    main()
+    return 0

@@ -11,17 +11,17 @@ sees a file outside, is in no sandbox, whatever the calls returned.
 
 import contextlib
 import functools
-import json
+import marshal
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from r1jax.base.fields import UserError, at_least, check
+from r1jax.reward import launcher
 
 Way = Literal["bubblewrap", "kernel", "bare"]
 GRACE = 10.0  # seconds beyond the wall limit after which the launcher itself is taken for dead
@@ -114,6 +114,7 @@ def run_by(by: Way, program: str, limits: Limits) -> Outcome:
     """Runs a program by a stated way, which may be none at all."""
     with tempfile.TemporaryDirectory() if by == "bare" else contextlib.nullcontext() as scratch:
         request = {
+            "launcher": launcher.__spec__.loader.get_code(launcher.__name__),
             "program": program,
             "limits": vars(limits),
             "room": limits.file + 4 * len(program) + 2**16,  # in the scratch folder, with the program itself
@@ -123,8 +124,8 @@ def run_by(by: Way, program: str, limits: Limits) -> Outcome:
             "scratch": scratch,
             "bubblewrap": shutil.which("bwrap"),
         }
-        launcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), by],
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", launcher.START, "main", by],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -132,16 +133,16 @@ def run_by(by: Way, program: str, limits: Limits) -> Outcome:
             cwd="/",
             start_new_session=True,
         )
-        with launcher:
+        with process:
             try:
-                said, complaint = launcher.communicate(json.dumps(request).encode(), limits.wall + GRACE)
+                said, complaint = process.communicate(marshal.dumps(request), limits.wall + GRACE)
             except subprocess.TimeoutExpired:
                 return Outcome("timeout", b"")
             finally:
-                launcher.kill()
-    if launcher.returncode < 0:
+                process.kill()
+    if process.returncode < 0:
         return Outcome("killed", b"")
-    if launcher.returncode:
+    if process.returncode:
         return Outcome("broken", complaint[-1000:])
     status, _, output = said.partition(b"\n")
     return Outcome(status.decode(), output)
