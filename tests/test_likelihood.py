@@ -1,5 +1,6 @@
 """Chunked log-probabilities and the pretraining loss against the same sums in float64 numpy."""
 
+import re
 from functools import partial
 
 import jax
@@ -71,6 +72,38 @@ def test_chunks_are_the_largest_array(monkeypatch):
         assert f"f32[{B * T},{X}]" in text()
         monkeypatch.setattr(likelihood, "CHUNK", 6 * X)
         assert f"f32[{B * T},{X}]" not in text() and f"f32[6,{X}]" in text()
+
+
+def test_the_head_learns_in_float32(monkeypatch):
+    """Of bfloat16 activations its gradient is as good in many chunks as in one: they are summed in float32."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(1, 4096, 16)) + 1).astype(np.float32)  # the mean of real hidden states is not 0 either
+    head = rng.normal(0, 0.05, (16, 32)).astype(np.float32)
+    targets = rng.integers(0, 32, (1, 4096)).astype(np.int32)
+
+    def slope(dtype):
+        def loss(head):
+            return token_scores(jnp.asarray(x, dtype), head.astype(dtype), targets, 1.0, layout=small.ONE)[0].sum()
+
+        with small.on(Mesh()):
+            return np.asarray(jax.jit(jax.grad(loss))(head))
+
+    exact, away = slope("float32"), {}
+    for chunks in (1, 1024):
+        monkeypatch.setattr(likelihood, "CHUNK", 4096 // chunks * 32)
+        away[chunks] = np.linalg.norm(slope("bfloat16") - exact) / np.linalg.norm(exact)
+    assert away[1024] < 1.5 * away[1]
+
+
+def test_the_embedding_learns_in_float32():
+    """A frequent token's row is summed in float32, although its values are bfloat16."""
+    layout = Layout(Mesh(), "bfloat16")
+    ones = jnp.ones((1, 8), jnp.int32)
+    rows = lm.Rows(ones, jnp.arange(8)[None], ones, ones)
+    loss = lambda policy: score(policy, rows, 1.0, model=Model(small.DENSE, layout, 1.0, False)).logp.sum()  # noqa: E731
+    with small.on(Mesh()):
+        slope = jax.make_jaxpr(jax.grad(loss))(small.policy(small.DENSE, layout))
+    assert re.findall(r":(\w+)\[32,16\] = scatter-add", str(slope)) == ["f32"]
 
 
 def test_score_all_scores_the_first_microbatches():

@@ -79,7 +79,8 @@ def _in_chunks(x_BTD, head_DX, ids_BTK, temperature, *, tensor):
     n = math.prod(shape)
     x_nD, ids_nK = x_BTD.reshape(n, -1), ids_BTK.reshape(n, K)
     chunks = chunks_of(n, head_DX.shape[1])
-    one = partial(_chunk, head_DX=head_DX, temperature=temperature, tensor=tensor)
+    wide_DX = head_DX.astype(jnp.float32)  # so that its gradient is summed over the chunks in float32
+    one = partial(_chunk, head_DX=wide_DX, temperature=temperature, tensor=tensor)
     if chunks == 1:
         logp, entropy = one((x_nD, ids_nK))
     else:
@@ -91,7 +92,7 @@ def _in_chunks(x_BTD, head_DX, ids_BTK, temperature, *, tensor):
 
 def _chunk(chunk, *, head_DX, temperature, tensor):
     x_nD, ids_nK = chunk
-    z_nX = jnp.einsum("nd,dx->nx", x_nD, head_DX, preferred_element_type=jnp.float32) / temperature
+    z_nX = jnp.einsum("nd,dx->nx", x_nD, head_DX.astype(x_nD.dtype), preferred_element_type=jnp.float32) / temperature
     largest = jax.lax.stop_gradient(z_nX.max(-1))
     if tensor:
         largest = jax.lax.pmax(largest, tensor)

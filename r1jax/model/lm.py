@@ -93,9 +93,12 @@ class Lm(nn.Module):
     def __call__(self, rows: Rows, router: dict, cache: list | None = None) -> Output:
         c, lay = self.cfg, self.layout
         embed_XD = Weight((c.vocabulary, c.width), ("store", "tensor"), c.init_std, lay, name="embed")()
+        # The many gradients of a frequent token's row are summed in float32; sampling has none and copies nothing.
+        table_XD = embed_XD if self.split else embed_XD.astype(jnp.float32)
 
         def embed(tokens_BT):
-            return jax.reshard(embed_XD.at[tokens_BT].get(out_sharding=lay.BTF), lay.BTD)
+            x_BTD = table_XD.at[tokens_BT].get(out_sharding=lay.BTF).astype(lay.dtype)
+            return jax.reshard(x_BTD, lay.BTD)
 
         x_BTD, loads, entries = embed(rows.tokens), [], []
         for name, is_moe, first, count in (
