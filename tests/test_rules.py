@@ -198,6 +198,19 @@ def test_grade_of_a_bare_answer():
     assert (given_bare.parsed, given_bare.answer, given_bare.language) == (False, None, 1.0)
 
 
+def test_only_what_is_answered_has_a_vote():
+    """A program is all of its text, not the number in it; a summary that states two answers states none."""
+    coded = dataclasses.replace(QUESTION, domain="code", tests=(("f(1)", "6"),), answer="def f(x): return x+5")
+    for question, reply, vote in (
+        (coded, "def f(x): return x*5", "def f(x): return x*5"),
+        (coded, "def f(x): return 3*x+5", "def f(x): return 3*x+5"),
+        (QUESTION, "It is 2.", "2"),
+        (QUESTION, "It is 2, or 3.", None),
+    ):
+        said = Response(f"<think>so</think>{reply}", 9, False, "chat")
+        assert grade(question, said, Score(0)).answer == vote
+
+
 def test_a_reward_may_say_what_is_right():
     half = dataclasses.replace(QUESTION, answer="0.5")
     said = response("<think> so </think> <answer> 1/2 </answer>")

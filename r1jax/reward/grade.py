@@ -13,8 +13,9 @@ from r1jax.reward.words import consistency, reflections
 
 @dataclass(frozen=True)
 class Grade:
-    """answer: of a complete, well-formed response, else None. parsed: there is one. correct: it is right.
-    correct_any_format: so is it, or else the last number of the text. Both are None where nothing can be checked.
+    """answer: what a complete, well-formed response answers, of a program all of it; None where it says nothing, or
+    two different things. parsed: it is well-formed. correct: it is right. correct_any_format: so is it, or else the
+    last number of the text; a program has to have its form. Both are None where nothing can be checked.
     formatted: the format reward would be paid. language: share of the thinking's words in the question's language.
     reflections: reflective words. quality: what a judge says of the reply, 0 to 1, and win: 1 where it prefers it to
     the question's reference, 1/2 where it likes both; None where there is no judge."""
@@ -46,7 +47,7 @@ def grade(question: Question, response: Response, accuracy: Score | None = None)
         truncated=response.truncated,
         language=consistency(thinking(response.text), question.language),
         reflections=reflections(response.text),
-        answer=parts.answer if parts else None,
+        answer=((parts.reply if question.tests else parts.answer) or None) if parts else None,
         tokens=response.tokens,
     )
 
