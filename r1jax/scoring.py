@@ -46,6 +46,13 @@ class Scored:
         """[Q] whether the samples of a question differ in reward: a group that does not has no advantage."""
         return np.ptp(self.rewards, 1) > 0  # the deviation of equal numbers may be 1e-17
 
+    @property
+    def undecided(self) -> np.ndarray:
+        """[Q] whether some samples of a question are right and some are not, which dynamic sampling asks for (DAPO,
+        2503.14476, equation 11); of one whose answers nothing can check, whether the rewards differ."""
+        right = self.columns["correct"]
+        return np.where(np.isnan(right).any(1), self.varied, np.ptp(right, 1) > 0)
+
     def metrics(self) -> dict[str, float]:
         """The metrics of a rollout, means over its responses."""
         lengths = self.responses.lengths

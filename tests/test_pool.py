@@ -1,6 +1,7 @@
 """Workers that die, hang and complain: each costs its own piece of work, nothing else, and leaves nobody behind."""
 
 import contextlib
+import dataclasses
 import operator
 import os
 import signal
@@ -24,7 +25,7 @@ from r1jax.responses import Responses
 from r1jax.reward.code import Code
 from r1jax.reward.pool import Lost, Pool
 from r1jax.reward.response import Response
-from r1jax.reward.rules import Format
+from r1jax.reward.rules import Accuracy, Format, Overlong
 from r1jax.reward.sandbox import Limits
 from r1jax.scoring import Scoring
 
@@ -197,6 +198,17 @@ def test_a_response_that_costs_a_worker_is_a_timeout(trained):
     assert scored.columns["reward/timeout"].tolist() == [[0, 1, 0], [1, 1, 0]]
     assert scored.columns["tokens"].tolist() == responses.lengths.tolist()
     assert scored.metrics()["reward/timeout"] == 0.5
+
+
+def test_dynamic_sampling_wants_groups_that_are_neither_all_right_nor_all_wrong(trained):
+    """Also where another reward tells their samples apart, as that of the length does."""
+    right, wrong, long = (f"<think>so</think><answer>{said}</answer>" for said in ("6", "7", "007"))
+    texts = [[right, wrong], [wrong, long], [right, right]]
+    question = dataclasses.replace(QUESTION, domain="math", answer="6", tests=())
+    paid = (Accuracy(), Overlong(limit=200, buffer=199))
+    scored = Scoring([question] * 3, sampled(texts, trained), paid, trained, None).scored
+    assert scored.varied.tolist()[:2] == [True, True]
+    assert scored.undecided.tolist() == [True, False, False]
 
 
 def test_a_bug_in_a_reward_is_no_timeout(trained):
