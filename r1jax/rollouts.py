@@ -101,12 +101,12 @@ class Rollouts:
             tries.append(Scoring(questions, sampled, cfg.rewards, self._tokenizer, self._scorers))
             tries[-1].add(self._judges.columns(questions, sampled, host["step"], cfg.steps), self._weights)
             host["rollout"] += 1
-            varied = np.ones(cfg.questions, bool) if cfg.dynamic_sampling is None else tries[-1].scored.varied
-            kept += [(tries[-1], q) for q in np.flatnonzero(varied)]
+            wanted = np.ones(cfg.questions, bool) if cfg.dynamic_sampling is None else tries[-1].scored.undecided
+            kept += [(tries[-1], q) for q in np.flatnonzero(wanted)]
             if len(kept) >= cfg.questions:
                 break
-        else:  # not enough after all rollouts: groups without variance fill up, and weigh nothing
-            kept += [(tries[-1], q) for q in np.flatnonzero(~varied)]
+        else:  # not enough after all rollouts: those of the last one fill up
+            kept += [(tries[-1], q) for q in np.flatnonzero(~wanted)]
         del view
         kept = kept[: cfg.questions]
         order = np.random.default_rng((cfg.seed, host["rollout"])).permutation(cfg.sequences)
@@ -130,13 +130,15 @@ class Rollouts:
         return held.replace(advantages=advantages.reshape(-1)), told
 
     def _questions(self, host: dict) -> list[Question]:
-        """The next questions of each domain."""
+        """The next questions of each domain, none twice: it would get the same samples again, since their keys are of
+        the question."""
         cfg, found = self._cfg, []
         counts = {"": cfg.questions}
         if cfg.mixture:
             counts = mixture.counts(cfg.mixture, cfg.questions, host["step"], cfg.steps)
         for domain, count in counts.items():
-            pool, position = self._pools[domain], host["positions"].get(domain, 0)
+            pool = self._pools[domain]
+            position = feed.whole(host["positions"].get(domain, 0), count, len(pool))
             found += [pool[i] for i in feed.take(cfg.seed, position, count, len(pool))]
             host["positions"] = host["positions"] | {domain: position + count}
         return found

@@ -92,6 +92,17 @@ def test_every_epoch_is_another_permutation():
     assert (feed.take(4, 0, size, size) != orders[0]).any()
 
 
+@quick
+@given(st.integers(1, 9), st.integers(0, 40), st.integers(1, 12))
+def test_a_rollout_asks_nothing_twice(size, start, count):
+    begin = feed.whole(start, count, size)
+    if count > size:
+        assert begin == start
+    else:
+        assert len(set(feed.take(3, begin, count, size))) == count
+        assert begin == start or (begin % size == 0 and start < begin < start + count)  # the rest of an epoch
+
+
 rollouts = st.tuples(st.integers(0, 2**31), st.integers(1, 24), st.integers(3, 16))
 
 
