@@ -21,6 +21,7 @@ SMALL = {
     "world.World.validation": 20,
     "world.World.test": 40,
     "pretrain.Run.steps": 60,
+    "base/pretrain.Run.steps": 60,
     "config.Transformer.width": 64,
     "config.Transformer.ffn_width": 64,
     "sampler.Sampler.samples": 4,
