@@ -21,7 +21,7 @@ from rich.table import Table
 from r1jax import policies
 from r1jax.base import fields
 from r1jax.base.fields import require
-from r1jax.base.files import write_atomically
+from r1jax.base.files import read_json, write_atomically
 from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
 from r1jax.base.stop import Stop, Stopped
@@ -65,6 +65,8 @@ def run(
     """
     check(stages, root)
     _claim(root, name, {stage: module.__name__ for stage, (module, _) in stages.items()})
+    for file in ("times.json", *(f"{stage}/{left}.json" for stage in stages for left in ("done", "results"))):
+        _read(root / file)  # a broken one is said now and not after the work
     # Between the loops of the stages one process may stop at once; several must agree where.
     with Stop() if jax.process_count() > 1 else contextlib.nullcontext() as stop:
         for stage, (module, cfg) in stages.items():
@@ -123,7 +125,10 @@ def _claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
     """
     path = root / "recipe.json"
     if path.exists():
-        stored = json.loads(path.read_text())
+        remedy = "put it back as it was, or choose another --workdir"
+        stored = read_json(path, remedy=remedy)
+        says = isinstance(stored.get("recipe"), str) and isinstance(stored.get("stages"), dict)
+        require(says, f"{path} does not say of which recipe and stages it is: {remedy}")
         known = list(stored["stages"].items())
         same = stored["recipe"] == name and known == list(stages.items())[: len(known)]
         there = f"{stored['recipe']} ({', '.join(stored['stages'])})"
@@ -170,7 +175,7 @@ def _tell(name: str, places: list[Place], times: dict[str, float]) -> None:
 
 
 def _read(path: epath.Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _brief(value: int | float | str) -> str:

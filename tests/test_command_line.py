@@ -277,6 +277,25 @@ def test_a_workdir_of_another_run_is_left_alone(mistake, capsys):
     assert "runs/count holds count (first, second), this is count (count): choose another --workdir" in said
 
 
+@pytest.mark.parametrize(
+    "file, data, said",
+    [
+        ("recipe.json", "", "is no JSON (Expecting value: line 1 column 1 (char 0)): put it back as it was, or choose"),
+        ("recipe.json", "[]", "holds list in JSON, wanted an object: put it back as it was, or choose another --work"),
+        ("recipe.json", "{}", "does not say of which recipe and stages it is: put it back as it was, or choose anoth"),
+        ("times.json", '{"count": 1', "is no JSON ("),
+        ("count/done.json", "[]", "holds list in JSON, wanted an object: mend it, or move it away"),
+        ("count/results.json", "", "is no JSON ("),
+    ],
+)
+def test_a_broken_file_of_a_run_is_said_before_any_work(file, data, said, mistake, capsys):
+    assert main(["run", STAGE_FILE]) == 0
+    path = Path.cwd() / "runs/count" / file
+    path.write_text(data)
+    capsys.readouterr()
+    assert f"r1jax: {path} {said}" in mistake(["run", STAGE_FILE])
+
+
 def test_a_bug_of_ours_is_not_taken_for_a_mistake(tmp_path):
     Path("stage.gin").write_text(ALONE + "import broken_module\n")
     Path("broken_module.py").write_text("1 / 0\n")
