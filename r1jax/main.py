@@ -45,6 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough; what is left in the buffer must go somewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # A path that the user gave, or what lies there: a file for a folder, no permission, a full disk. That a bug of
+        # ours in reading a run's files looks the same is bearable, for the line names the file; files of the package,
+        # and what names no file, stay a traceback.
+        path = str(error.filename2 or error.filename or "")
+        if not path or path.startswith(os.path.dirname(__file__)):
+            raise
+        print(f"r1jax: {path}: {error.strerror}; mend that, or choose another path", file=sys.stderr)
+        return 2
     finally:
         signal.signal(signal.SIGTERM, before)
 

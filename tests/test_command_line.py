@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import toy_stage
 
+import r1jax
 from r1jax.base.metrics import read
 from r1jax.bindings import load
 from r1jax.main import main
@@ -296,10 +297,42 @@ def test_a_broken_file_of_a_run_is_said_before_any_work(file, data, said, mistak
     assert f"r1jax: {path} {said}" in mistake(["run", STAGE_FILE])
 
 
+@pytest.mark.parametrize(
+    "workdir, blocked, said",
+    [
+        ("file/runs", "file", "file/runs"),
+        ("/proc/nowhere", None, "/proc/nowhere: No such file or directory; mend that, or choose another path"),
+        ("n" * 300, None, "n: File name too long; "),
+        ("runs", "runs/count", "runs/count: "),
+        ("runs", "runs/count/recipe.json/", "runs/count/recipe.json: Is a directory; "),
+        ("runs", "runs/count/count", "runs/count/count"),
+        ("runs", "runs/count/count/config.gin/", "runs/count/count/config.gin: Is a directory; "),
+        ("runs", "runs/count/count/checkpoints", "runs/count/count/checkpoints: Not a directory; "),
+        ("runs", "runs/count/report.html/", "runs/count/report.html: Is a directory; "),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_line(workdir, blocked, said, capsys):
+    """blocked: where something else lies, a file or, with a slash at its end, a folder; that of a run which began."""
+    if blocked:
+        path = Path(blocked)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if blocked.endswith("/") else path.write_text("mine")
+        if path.parent != Path() and path.name not in ("count", "recipe.json") or blocked == "runs/count/count":
+            Path("runs/count/recipe.json").write_text('{"recipe": "count", "stages": {"count": "toy_stage"}}')
+    assert main(["run", STAGE_FILE, "--workdir", workdir]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"r1jax: [^\n]+\n", err) and said in err, err
+    assert not blocked or blocked.endswith("/") or Path(blocked).read_text() == "mine"
+
+
 def test_a_bug_of_ours_is_not_taken_for_a_mistake(tmp_path):
     Path("stage.gin").write_text(ALONE + "import broken_module\n")
     Path("broken_module.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
+        main(["run", "stage.gin"])
+    ours = os.path.join(os.path.dirname(r1jax.__file__), "nothing.txt")
+    Path("broken_module.py").write_text(f"open({ours!r})\n")
+    with pytest.raises(FileNotFoundError):
         main(["run", "stage.gin"])
 
 
