@@ -7,6 +7,7 @@ equal Run. Every mistake is a UserError of one line, with file and line number.
 gin keeps its bindings in globals of `gin.config`, which are read here where it has no call for them.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util  # noqa: F401  gin uses it without importing it
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import gin
 from etils import epath
@@ -37,6 +38,7 @@ PLAINER = [  # what gin says, and the same in plainer words; a last group named 
     (r"'(?P<wrong>.*)' was not provided by an import statement\.", r"\1 is not imported here"),
     (r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", r"\1 wants a value for \2"),
     (r"malformed node or string(?s:.*)Failed to parse token (.*)", r"\1 is no value; a string wants quotes"),
+    (r"maximum recursion depth exceeded.*", "a macro or a reference leads back to itself"),
 ]
 Key = tuple[str, str]  # gin's key of what is bound: (scope, selector); a macro is (its name, 'gin.macro')
 
@@ -146,20 +148,33 @@ def _parse_text(text: str, name: str | None, folder: epath.Path) -> set[Key]:
     config = gin.config
     before = {key: dict(bound) for key, bound in config._CONFIG.items()}
     config._CONFIG.clear()  # so that the keys of this text are seen
-    config._FILE_READERS[:] = [(open, os.path.isfile)]  # not gin's second one, which looks into packages and complains
+    config._FILE_READERS[:] = [(_reader(), os.path.isfile)]  # not gin's, of which one looks into packages and complains
     config._LOCATION_PREFIXES[:] = [os.fspath(folder.resolve()), os.fspath(folder.resolve().parent)]
     source = io.StringIO(text)
     source.name = name
     try:
-        includes, _ = gin.parse_config(source)
+        gin.parse_config(source)
     except Exception as error:
         raise _mistake(error, name) from error
-    for file in includes:
-        require(not file.includes, f"{name}: {file.filename} includes files in turn; includes go one level deep")
     keys = set(config._CONFIG)
     for key, bound in before.items():
         config._CONFIG[key] = bound | config._CONFIG.get(key, {})
     return keys
+
+
+def _reader() -> Callable:
+    """What opens the files that a text includes. gin holds one open while it follows the includes in it."""
+    opened = []
+
+    @contextlib.contextmanager
+    def read(path: str) -> Iterator[TextIO]:
+        require(not opened, f"{''.join(opened)} includes files in turn; includes go one level deep")
+        opened.append(path)
+        with open(path) as file:
+            yield file
+        opened.clear()
+
+    return read
 
 
 def _literal(value: str) -> str:

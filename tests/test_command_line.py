@@ -192,6 +192,12 @@ MISTAKES = {
         "include 'models/deep.gin'",
         "models/deep.gin includes files in turn; includes go one level",
     ),
+    "include of itself": ("include 'stages/stage.gin'", "stages/stage.gin includes files in turn; includes go one lev"),
+    "includes in a circle": ("include 'models/circle.gin'", "models/circle.gin includes files in turn; includes go"),
+    "macros in a circle": (
+        "A = %B\nB = %A\ntoy.Run.note = %A",
+        "stage.gin: a macro or a reference leads back to itself",
+    ),
     "missing module": ("import nothing_there", "stage.gin:5: No module named 'nothing_there'"),
     "two Runs": ("import toy_twin\ntoy_twin.Run.steps = 1", "stage.gin binds toy_stage.Run and toy_twin.Run: a stage"),
 }
@@ -216,6 +222,7 @@ def test_a_mistake_in_a_file(line, said, mistake, tmp_path, monkeypatch):
     twin = type("Run", (), {"__module__": "toy_twin", "__init__": lambda self, steps: None})
     sys.modules["toy_twin"].__dict__.update(Run=twin, describe=print)
     Path("../configs/models/deep.gin").write_text(HEAD + "include 'models/adder.gin'\n")
+    Path("../configs/models/circle.gin").write_text(HEAD + "include 'stages/stage.gin'\n")
     Path("../configs/stages/stage.gin").write_text(ALONE + line + "\n")
     assert said in mistake(["run", "../configs/stages/stage.gin"])
 
