@@ -100,7 +100,13 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
 
     recipes = bindings.load(args.files, args.gin_file, overrides)
     workdir = absolute(args.workdir)
+    runs = {
+        name: {stage: (ready.module, ready.run) for stage, ready in stages.items()} for name, stages in recipes.items()
+    }
     if args.dry_run:
+        for name, stages in runs.items():
+            if list(stages) != [name]:  # a stage file alone may be looked at without what it reads
+                recipe.check_names(stages, workdir / name, dry=True)
         print(f"devices: {jax.device_count()} {jax.devices()[0].device_kind}")
         for name, stages in recipes.items():
             for stage, ready in stages.items():
@@ -111,9 +117,6 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     meshes = [getattr(ready.run, "mesh", None) for stages in recipes.values() for ready in stages.values()]
     if any(mesh and mesh.processes == "auto" for mesh in meshes):
         join("auto")
-    runs = {
-        name: {stage: (ready.module, ready.run) for stage, ready in stages.items()} for name, stages in recipes.items()
-    }
     for name in list(runs)[1:]:
         recipe.check(runs[name], workdir / name)  # each is checked when it starts, the later ones now already
     try:

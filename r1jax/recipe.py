@@ -91,29 +91,36 @@ def run(
 
 
 def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
-    """Finds the mistakes of every stage before the first one works: UserError.
-
-    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on
-    the disk."""
-    before = set()
+    """Finds the mistakes of every stage before the first one works: UserError."""
     for stage, (module, cfg) in stages.items():
         place = Place(root, stage)
         if not place.done:
             if hasattr(cfg, "mesh"):
                 cfg.mesh.make()
             module.describe(cfg, place)
-            for field in ("data", "init", "examples", "tokenizer"):
-                named = getattr(cfg, field, None) or ()
-                if field == "init" and hasattr(cfg, field):
-                    teacher = getattr(cfg, "teacher", None)
-                    further = [*getattr(cfg, "judges", ()), *([teacher] if teacher else [])]
-                    named = (policies.before(cfg.init, stage), *(one.init for one in further))
-                for name in (named,) if isinstance(named, str) else named:
-                    require(
-                        name in before or place.other(name).exists(),
-                        f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no "
-                        f"folder {place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
-                    )
+    check_names(stages, root)
+
+
+def check_names(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path, dry: bool = False) -> None:
+    """The part of it that needs no devices; dry: and no other run, whose stages are named by a path.
+
+    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on
+    the disk."""
+    before: set[str] = set()
+    for stage, (_, cfg) in stages.items():
+        place = Place(root, stage)
+        for field in ("data", "init", "examples", "tokenizer") if not place.done else ():
+            named = getattr(cfg, field, None) or ()
+            if field == "init" and hasattr(cfg, field):
+                teacher = getattr(cfg, "teacher", None)
+                further = [*getattr(cfg, "judges", ()), *([teacher] if teacher else [])]
+                named = (policies.before(cfg.init, stage), *(one.init for one in further))
+            for name in (named,) if isinstance(named, str) else named:
+                require(
+                    name in before or (dry and "/" in name) or place.other(name).exists(),
+                    f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no "
+                    f"folder {place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
+                )
         before.add(stage)
 
 

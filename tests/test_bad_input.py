@@ -139,6 +139,17 @@ def test_it_is_said_before_the_first_stage_works(flags, said, mistake, tmp_path)
     assert said in line and out == "" and list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_knows_the_stages_before(mistake, tmp_path):
+    for flags in (
+        [stages(**ALL), "--gin.reinforce.Run.init=bass"],
+        [stages(**ALL), "--gin.reinforce.Run.data=bass"],
+        [stages(data="prepare", zero="reinforce", bass="pretrain"), "--gin.reinforce.Run.init=bass"],
+    ):
+        line, out = mistake(tmp_path, "--dry_run", *flags)
+        assert re.search("zero: Run.(init|data) is 'bass', but no stage of that name comes before", line) and out == ""
+    assert main(["run", str(TINY / "reinforce.gin"), "--dry_run", "--workdir", str(tmp_path), *MESH]) == 0
+
+
 def test_a_mistake_in_a_later_file_is_said_before_the_first_works(capsys, tmp_path):
     files = [str(TINY / "prepare.gin"), str(TINY / "reinforce.gin")]
     assert main(["run", *files, "--workdir", str(tmp_path), *MESH]) == 2
