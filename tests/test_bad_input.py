@@ -110,6 +110,22 @@ BEFORE_ANY_WORK = {
     "warm-up": (["--gin.optim.AdamW.warmup=99"], "AdamW.warmup 99 is longer than the run of 16 steps"),
     "dtype": (["--gin.reinforce.Run.dtype=float16"], "reinforce.Run.dtype = 'float16' is str, wanted 'float32' or"),
     "more questions than there are": (["--gin.evaluate.Run.questions=99"], "questions is 99, the split has 16"),
+    "a class for a task": (
+        ["--gin.prepare.Run.task=@world.World"],
+        "wanted Source; with parentheses, @world.World(), it is an instance",
+    ),
+    "a class for a reward": (
+        ["--gin.reinforce.Run.rewards=(@rules.Accuracy,)"],
+        "with parentheses, @rules.Accuracy(), it is an instance",
+    ),
+    "a class for a template": (
+        ["--gin.reinforce.Run.template=@template.Zero"],
+        "with parentheses, @template.Zero(), it is an instance",
+    ),
+    "two rewards of one name": (
+        ["--gin.reinforce.Run.rewards=(@rules.Accuracy(), @rules.Accuracy())"],
+        "two rewards share a name: ['accuracy', 'accuracy']; give one of them another",
+    ),
     "two tokenizers": (
         ["--gin.prepare.Run.tokenizer=base"],
         "prepare.Run wants either vocabulary, to train a tokenizer, or tokenizer, to copy one",
