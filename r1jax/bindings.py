@@ -40,7 +40,9 @@ PLAINER = [  # what gin says, and the same in plainer words; a last group named 
     (r"malformed node or string(?s:.*)Failed to parse token (.*)", r"\1 is no value; a string wants quotes"),
     (r"maximum recursion depth exceeded.*", "a macro or a reference leads back to itself"),
 ]
-Key = tuple[str, str]  # gin's key of what is bound: (scope, selector); a macro is (its name, 'gin.macro')
+Scoped = tuple[str, str]  # gin's key of what is configured: (scope, selector); a macro is (its name, 'gin.macro')
+Key = tuple[str, str, str]  # of what is bound: (scope, selector, parameter)
+Keys = dict[Key, set[str]]  # with the scopes of nearer bindings, which win
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +59,11 @@ class Extra:
     """A --gin_file or a --gin.NAME=VALUE. `unused`: its keys that no stage used so far, None before any took it."""
 
     flag: str
-    unused: set[Key] | None = None
+    unused: Keys | None = None
 
-    def used_but(self, unused: set[Key]) -> None:
-        self.unused = unused if self.unused is None else self.unused & unused
+    def used_but(self, unused: Keys) -> None:
+        before = unused if self.unused is None else self.unused
+        self.unused = {key: before[key] | nearer for key, nearer in unused.items() if key in before}
 
 
 def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[str, dict[str, Stage]]:
@@ -81,7 +84,7 @@ def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[s
     for extra in [extra for _, own in plans.values() for extra in own] + extras:
         name = extra.flag.removeprefix("--gin.").partition("=")[0].rpartition("/")[2].partition(".")[0]
         require(extra.unused is not None, f"{extra.flag}: no stage imports or defines {name!r}{_meant(name)}")
-        require(not extra.unused, f"{extra.flag}: no stage uses {_named(extra.unused or set())}")
+        require(not extra.unused, f"{extra.flag}: no stage uses {_named(extra.unused or {})}")
     return recipes
 
 
@@ -109,13 +112,13 @@ def _stage(name: str, file: epath.Path, extras: list[Extra], names: set[str]) ->
     return Stage(sys.modules[runs[0].__module__], run, config)
 
 
-def _take(extras: list[Extra], stage: str | None, names: set[str]) -> list[tuple[Extra, set[Key]]]:
+def _take(extras: list[Extra], stage: str | None, names: set[str]) -> list[tuple[Extra, Keys]]:
     """Binds the extras that concern a stage (None: a recipe file), in order; returns them with the keys they bound."""
     taken = []
     for extra in extras:
         if not extra.flag.startswith("--gin."):
             if stage is not None:
-                taken.append((extra, _parse(epath.Path(extra.flag))))
+                taken.append((extra, _nearer(_parse(epath.Path(extra.flag)))))
             continue
         name, value = extra.flag.removeprefix("--gin.").split("=", 1)
         scope, _, rest = name.partition("/")
@@ -128,7 +131,7 @@ def _take(extras: list[Extra], stage: str | None, names: set[str]) -> list[tuple
         if module in imports if dot else (name, "gin.macro") in gin.config._CONFIG:
             lines = [*sorted(imports.values()), f"{name} = {_literal(value)}"]  # __gin__ sorts first, as it must
             try:
-                taken.append((extra, _parse_text("\n".join(lines), None, epath.Path("."))))
+                taken.append((extra, _nearer(_parse_text("\n".join(lines), None, epath.Path(".")))))
             except UserError as error:
                 raise UserError(f"{extra.flag}: {error}") from error
     return taken
@@ -156,7 +159,7 @@ def _parse_text(text: str, name: str | None, folder: epath.Path) -> set[Key]:
         gin.parse_config(source)
     except Exception as error:
         raise _mistake(error, name) from error
-    keys = set(config._CONFIG)
+    keys = {(*key, parameter) for key, bound in config._CONFIG.items() for parameter in bound}
     for key, bound in before.items():
         config._CONFIG[key] = bound | config._CONFIG.get(key, {})
     return keys
@@ -202,7 +205,7 @@ def _bound_classes(wanted) -> list[type]:
 
 
 def _build(
-    cls: type, file: str, keys: set[Key], referenced: set[Key], extras: list[tuple[Extra, set[Key]]]
+    cls: type, file: str, keys: set[Key], referenced: set[Scoped], extras: list[tuple[Extra, Keys]]
 ) -> tuple[Any, str]:
     """(the object that the bindings describe, the operative config).
 
@@ -220,34 +223,54 @@ def _build(
     except Exception as error:
         raise _mistake(error, file) from error
     entered = set(gin.config._OPERATIVE_CONFIG)
-    unused = _unused(keys, entered | referenced)
+    unused = _unused(dict.fromkeys(keys, set()), entered | referenced)
     require(not unused, f"{file}: nothing uses {_named(unused)}")
     for extra, bound in extras:
         extra.used_but(_unused(bound, entered))
     return built, gin.operative_config_str(max_line_length=120)
 
 
-def _referenced() -> set[Key]:
+def _referenced() -> set[Scoped]:
     return {reference.config_key for reference in gin.config.iterate_references(gin.config._CONFIG)}
 
 
-def _unused(keys: set[Key], entered: set[Key]) -> set[Key]:
-    """The keys that apply to none of the configurables entered: a binding holds in its scope and in all inside it."""
+def _nearer(keys: set[Key]) -> Keys:
+    """The keys with the scopes inside theirs where the same parameter is bound by now; what comes later may."""
     return {
-        (scope, selector)
-        for scope, selector in keys
-        if not any(selector == other and f"{inside}/".startswith(scope and f"{scope}/") for inside, other in entered)
+        (scope, selector, parameter): {
+            inner
+            for (inner, other), bound in gin.config._CONFIG.items()
+            if other == selector and parameter in bound and inner != scope and _within(inner, scope)
+        }
+        for scope, selector, parameter in keys
     }
 
 
-def _named(keys: set[Key]) -> str:
-    """Keys in the words of a gin file: 'macro STEPS, eval/sampling.Sampling.temperature'."""
+def _within(inner: str, scope: str) -> bool:
+    return f"{inner}/".startswith(scope and f"{scope}/")
+
+
+def _unused(keys: Keys, entered: set[Scoped]) -> Keys:
+    """The keys that apply to none of the configurables entered, with the scopes that hide them there: a binding holds
+    in its scope and in all inside it but where a nearer one does."""
+    unused = {}
+    for (scope, selector, parameter), nearer in keys.items():
+        inside = [inner for inner, other in entered if other == selector and _within(inner, scope)]
+        hiding = [{hider for hider in nearer if _within(inner, hider)} for inner in inside]
+        if all(hiding):
+            unused[scope, selector, parameter] = set().union(*hiding)
+    return unused
+
+
+def _named(keys: Keys) -> str:
+    """Keys in the words of a gin file: 'macro STEPS; eval/sampling.Sampling.temperature'."""
     names = []
-    for scope, selector in sorted(keys):
-        parameters = ", ".join(gin.config._CONFIG.get((scope, selector), ()))  # of another stage's config: not known
+    for (scope, selector, parameter), nearer in sorted(keys.items()):
         wrapped = gin.config._REGISTRY[selector].wrapped
-        name = ".".join(filter(None, (wrapped.__module__.rpartition(".")[2], wrapped.__qualname__, parameters)))
-        names.append(f"macro {scope}" if selector == "gin.macro" else f"{scope and scope + '/'}{name}")
+        name = f"{wrapped.__module__.rpartition('.')[2]}.{wrapped.__qualname__}.{parameter}"
+        inner = " and ".join(f"{scope}/{name}" for scope in sorted(nearer))
+        hidden = f", for {inner} is bound nearer to where it counts: bind that" if nearer else ""
+        names.append(f"macro {scope}" if selector == "gin.macro" else f"{scope and scope + '/'}{name}{hidden}")
     return "; ".join(names)
 
 

@@ -256,6 +256,21 @@ def test_a_mistake_on_the_command_line(argv, said, mistake):
     assert said in mistake(argv)
 
 
+def test_a_flag_that_a_nearer_binding_hides(mistake):
+    big = "toy.Run:\n  steps = 3\n  adder = @big/toy.Adder()\nbig/toy.Adder.add = 9.0\n"
+    Path("stage.gin").write_text(HEAD + big)
+    said = mistake(["run", "stage.gin", "--gin.toy.Adder.add=1.0"])
+    assert (
+        "--gin.toy.Adder.add=1.0: no stage uses toy_stage.Adder.add, for big/toy_stage.Adder.add is bound nearer to "
+        "where it counts: bind that"
+    ) in said
+    # a later flag may hide an earlier one, as it may replace one
+    assert runs("stage.gin", "--gin.big/toy.Adder.add=1.0") == {"stage": run(adder=toy_stage.Adder(add=1.0))}
+    Path("stage.gin").write_text(HEAD + big.replace("big/toy.Adder.add", "toy.Adder.add"))
+    both = runs("stage.gin", "--gin.toy.Adder.add=1.0", "--gin.big/toy.Adder.add=2.0")
+    assert both == {"stage": run(adder=toy_stage.Adder(add=2.0))}
+
+
 def test_files_that_are_no_config(mistake):
     for text in ("", HEAD + "toy.Adder.add = 1.0\n"):
         Path("stage.gin").write_text(text)
