@@ -38,6 +38,7 @@ PLAINER = [  # what gin says, and the same in plainer words; a last group named 
     (r"'(?P<wrong>.*)' was not provided by an import statement\.", r"\1 is not imported here"),
     (r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", r"\1 wants a value for \2"),
     (r"malformed node or string(?s:.*)Failed to parse token (.*)", r"\1 is no value; a string wants quotes"),
+    (r"not enough values to unpack .*", "a name that is bound wants three parts, MODULE.CLASS.PARAMETER"),
     (r"maximum recursion depth exceeded.*", "a macro or a reference leads back to itself"),
 ]
 Scoped = tuple[str, str]  # gin's key of what is configured: (scope, selector); a macro is (its name, 'gin.macro')
@@ -56,9 +57,11 @@ class Stage:
 
 @dataclasses.dataclass
 class Extra:
-    """A --gin_file or a --gin.NAME=VALUE. `unused`: its keys that no stage used so far, None before any took it."""
+    """A --gin_file or a --gin.NAME=VALUE. said: as the user gave it. unused: its keys that no stage used so far, None
+    before any took it."""
 
     flag: str
+    said: str
     unused: Keys | None = None
 
     def used_but(self, unused: Keys) -> None:
@@ -70,7 +73,7 @@ def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[s
     """Every stage of every file, built and checked: {recipe name: {stage name: Stage}}."""
     for file in files + gin_files:
         absolute(file)  # refuses what no path is
-    extras = [Extra(file) for file in gin_files] + [Extra(override) for override in overrides]
+    extras = [Extra(given, given) for given in gin_files + overrides]
     plans: dict[str, tuple[dict[str, epath.Path], list[Extra]]] = {}
     for file in map(epath.Path, files):
         name, stages, own = _plan(file, extras)
@@ -82,9 +85,11 @@ def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[s
         for name, (stages, own) in plans.items()
     }
     for extra in [extra for _, own in plans.values() for extra in own] + extras:
-        name = extra.flag.removeprefix("--gin.").partition("=")[0].rpartition("/")[2].partition(".")[0]
-        require(extra.unused is not None, f"{extra.flag}: no stage imports or defines {name!r}{_meant(name)}")
-        require(not extra.unused, f"{extra.flag}: no stage uses {_named(extra.unused or {})}")
+        scope, _, name = extra.flag.removeprefix("--gin.").partition("=")[0].rpartition("/")
+        name = name.partition(".")[0]
+        require(extra.unused is not None, f"{extra.said}: no stage imports or defines {name!r}{_meant(name)}")
+        stage = _meant(scope, names) if extra.flag.startswith("--gin.") and scope not in names else ""
+        require(not extra.unused, f"{extra.said}: no stage uses {_named(extra.unused or {})}{stage}")
     return recipes
 
 
@@ -98,7 +103,7 @@ def _plan(file: epath.Path, extras: list[Extra]) -> tuple[str, dict[str, epath.P
     referenced = _referenced()
     built, _ = _build(Recipe, str(file), keys, referenced, _take(extras, None, set()))
     stages = {stage: epath.Path(os.path.normpath(file.parent / path)) for stage, path in built.stages.items()}
-    return built.name, stages, [Extra(f"--gin.{binding}") for binding in built.bindings]
+    return built.name, stages, [Extra(f"--gin.{b}", f"{file}: recipe.Recipe.bindings: {b!r}") for b in built.bindings]
 
 
 def _stage(name: str, file: epath.Path, extras: list[Extra], names: set[str]) -> Stage:
@@ -122,23 +127,28 @@ def _take(extras: list[Extra], stage: str | None, names: set[str]) -> list[tuple
             continue
         name, value = extra.flag.removeprefix("--gin.").split("=", 1)
         scope, _, rest = name.partition("/")
+        require(name not in names, f"{extra.said}: {name} is a stage; write {name}/MODULE.CLASS.PARAMETER=VALUE")
         if scope in names:
             if scope != stage:
                 continue
             name = rest
         imports = {statement.bound_name(): statement.format() for statement in gin.config._IMPORTS}
         module, dot, _ = name.rpartition("/")[2].partition(".")
-        if module in imports if dot else (name, "gin.macro") in gin.config._CONFIG:
+        macro = (name, "gin.macro") in gin.config._CONFIG
+        bare = not dot and not macro and module in imports
+        require(not bare, f"{extra.said}: {module} is a module; write {name}.CLASS.PARAMETER=VALUE")
+        if module in imports if dot else macro:
             lines = [*sorted(imports.values()), f"{name} = {_literal(value)}"]  # __gin__ sorts first, as it must
             try:
                 taken.append((extra, _nearer(_parse_text("\n".join(lines), None, epath.Path(".")))))
             except UserError as error:
-                raise UserError(f"{extra.flag}: {error}") from error
+                raise UserError(f"{extra.said}: {error}") from error
     return taken
 
 
 def _parse(file: epath.Path) -> set[Key]:
     """Adds a file's bindings to gin's and returns their keys."""
+    require(not file.is_dir(), f"{file} is a folder, wanted a gin file")
     require(file.is_file(), f"{file}: there is no such file")
     try:
         return _parse_text(file.read_text(), str(file), file.parent)
@@ -235,7 +245,7 @@ def _referenced() -> set[Scoped]:
 
 
 def _nearer(keys: set[Key]) -> Keys:
-    """The keys with the scopes inside theirs where the same parameter is bound by now; what comes later may."""
+    """The keys with the scopes inside theirs where the same parameter is bound so far."""
     return {
         (scope, selector, parameter): {
             inner
@@ -295,11 +305,13 @@ def _mistake(error: Exception, name: str | None) -> Exception:
     return UserError(f"{at}: {said}" if at else said)
 
 
-def _meant(wrong: str | None) -> str:
-    """'; is NAME meant?' where a module, class or parameter that the gin files know is spelt like `wrong`."""
-    names = set()
-    for selector, configurable in gin.config._REGISTRY.items():
-        names.update(selector.split("."), getattr(configurable.wrapped, "__dataclass_fields__", ()))
+def _meant(wrong: str | None, names: set[str] | None = None) -> str:
+    """'; is NAME meant?' where one of the names is spelt like `wrong`: by default of the modules, classes and
+    parameters that the gin files know."""
+    if names is None:
+        names = set()
+        for selector, configurable in gin.config._REGISTRY.items():
+            names.update(selector.split("."), getattr(configurable.wrapped, "__dataclass_fields__", ()))
     found = difflib.get_close_matches(wrong or "", names - {wrong}, 1)
     return f"; is {found[0]} meant?" if found else ""
 

@@ -30,6 +30,8 @@ from r1jax.report import page
 
 HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  # keys of results.json for the table
 
+OWN = ("recipe.json", "times.json", "machine.json", "report.html", "report.md")  # beside the stages
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -46,7 +48,8 @@ class Recipe:
         fields.check(self)
         require(bool(self.stages), "recipe.Recipe.stages is empty, wanted one stage or more")
         for name in (self.name, *self.stages):
-            require(name != "" and "/" not in name, f"recipe.Recipe: {name!r} cannot be the name of a folder")
+            good = name.isprintable() and "/" not in name and not name.startswith(".") and name not in ("", *OWN)
+            require(good, f"recipe.Recipe: {name!r} cannot be the name of a folder of a run")
         for binding in self.bindings:
             require("=" in binding, f"recipe.Recipe.bindings: {binding!r} has no value: write NAME=VALUE")
 

@@ -136,8 +136,12 @@ def test_a_recipe_binds_in_its_stages_and_the_command_line_wins(tmp_path, mistak
     assert (first.steps, first.adder.add, second.steps, second.adder.add) == (7, 2.0, 7, 5)
     first, _ = (stage.run for stage in load([RECIPE_FILE], [], ["--gin.STEPS=4"])["pair"].values())
     assert first.steps == 4
-    recipe.write_text(RECIPE + "  bindings = ('toy.Adder.ad=5',)\n")
-    assert "toy.Adder has no parameter ad" in mistake(["run", RECIPE_FILE])
+    for binding, said in (
+        ("toy.Adder.ad=5", "toy.Adder has no parameter ad"),
+        ("RATE=5", "no stage imports or define"),
+    ):
+        recipe.write_text(RECIPE + f"  bindings = ({binding!r},)\n")
+        assert f"pair.gin: recipe.Recipe.bindings: {binding!r}: {said}" in mistake(["run", RECIPE_FILE])
     recipe.write_text(RECIPE + "  bindings = ('STEPS',)\n")
     assert "recipe.Recipe.bindings: 'STEPS' has no value: write NAME=VALUE" in mistake(["run", RECIPE_FILE])
 
@@ -198,6 +202,7 @@ MISTAKES = {
         "A = %B\nB = %A\ntoy.Run.note = %A",
         "stage.gin: a macro or a reference leads back to itself",
     ),
+    "a parameter forgotten": ("toy.Run = 3", "stage.gin:5: a name that is bound wants three parts, MODULE.CLASS.PARAM"),
     "missing module": ("import nothing_there", "stage.gin:5: No module named 'nothing_there'"),
     "two Runs": ("import toy_twin\ntoy_twin.Run.steps = 1", "stage.gin binds toy_stage.Run and toy_twin.Run: a stage"),
 }
@@ -249,6 +254,20 @@ def test_a_mistake_in_a_file(line, said, mistake, tmp_path, monkeypatch):
         (["run", RECIPE_FILE, "--gin.third/toy.Run.steps=3"], "no stage uses third/toy_stage.Run.steps"),
         (["run", RECIPE_FILE, "--gin.recipe.Recipe.stages={}"], "recipe.Recipe.stages is empty"),
         (["run", RECIPE_FILE, "--gin.recipe.Recipe.stages={'a': 'b.gin'}"], "recipes/b.gin: there is no such file"),
+        *[
+            (["run", RECIPE_FILE, f"--gin.recipe.Recipe.name={name!r}"], f"recipe.Recipe: {name!r} cannot be the name")
+            for name in ("", ".", "..", "a/b", "report.html")
+        ],
+        *[
+            (["run", RECIPE_FILE, f"--gin.recipe.Recipe.stages={ {name: 'b.gin'} }"], f"{name!r} cannot be the name of")
+            for name in ("..", "recipe.json", "a\nb")
+        ],
+        (["run", RECIPE_FILE, "--gin.frist/toy.Run.steps=3"], "uses frist/toy_stage.Run.steps; is first meant?"),
+        (["run", RECIPE_FILE, "--gin.first=3"], "first is a stage; write first/MODULE.CLASS.PARAMETER=VALUE"),
+        (["run", STAGE_FILE, "--gin.toy=3"], "--gin.toy=3: toy is a module; write toy.CLASS.PARAMETER=VALUE"),
+        (["run", STAGE_FILE, "--gin.toy.Run=3"], "--gin.toy.Run=3: a name that is bound wants three parts, MODULE.CLA"),
+        (["run", "../configs"], "../configs is a folder, wanted a gin file"),
+        (["run", STAGE_FILE, "--gin_file", ".."], ".. is a folder, wanted a gin file"),
         (["run", STAGE_FILE, "--gin.toy.Run.note=%NOTE"], "note = %NOTE, a macro that nobody defines"),
     ],
 )
