@@ -113,14 +113,15 @@ def check_names(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path, dry
     for stage, (_, cfg) in stages.items():
         place = Place(root, stage)
         for field in ("data", "init", "examples", "tokenizer") if not place.done else ():
-            named = getattr(cfg, field, None) or ()
+            named = getattr(cfg, field, None)
+            named = () if named is None else named
             if field == "init" and hasattr(cfg, field):
                 teacher = getattr(cfg, "teacher", None)
                 further = [*getattr(cfg, "judges", ()), *([teacher] if teacher else [])]
                 named = (policies.before(cfg.init, stage), *(one.init for one in further))
             for name in (named,) if isinstance(named, str) else named:
                 require(
-                    name in before or (dry and "/" in name) or place.other(name).exists(),
+                    name in before or (dry and "/" in name) or (name != "" and place.other(name).exists()),
                     f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no "
                     f"folder {place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
                 )

@@ -159,10 +159,13 @@ def test_a_dry_run_knows_the_stages_before(mistake, tmp_path):
     for flags in (
         [stages(**ALL), "--gin.reinforce.Run.init=bass"],
         [stages(**ALL), "--gin.reinforce.Run.data=bass"],
+        [stages(**ALL), "--gin.reinforce.Run.data=''"],
         [stages(data="prepare", zero="reinforce", bass="pretrain"), "--gin.reinforce.Run.init=bass"],
     ):
         line, out = mistake(tmp_path, "--dry_run", *flags)
-        assert re.search("zero: Run.(init|data) is 'bass', but no stage of that name comes before", line) and out == ""
+        assert (
+            re.search("zero: Run.(init|data) is '(bass)?', but no stage of that name comes before", line) and out == ""
+        )
     assert main(["run", str(TINY / "reinforce.gin"), "--dry_run", "--workdir", str(tmp_path), *MESH]) == 0
 
 
