@@ -7,6 +7,7 @@ equal Run. Every mistake is a UserError of one line, with file and line number.
 gin keeps its bindings in globals of `gin.config`, which are read here where it has no call for them.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util  # noqa: F401  gin uses it without importing it
@@ -19,14 +20,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import gin
 from etils import epath
 from gin import config_parser
 
 from r1jax.base.fields import UserError, require
-from r1jax.base.files import write_atomically
+from r1jax.base.files import absolute, write_atomically
 from r1jax.base.place import Place
 from r1jax.recipe import Recipe
 
@@ -37,8 +38,12 @@ PLAINER = [  # what gin says, and the same in plainer words; a last group named 
     (r"'(?P<wrong>.*)' was not provided by an import statement\.", r"\1 is not imported here"),
     (r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", r"\1 wants a value for \2"),
     (r"malformed node or string(?s:.*)Failed to parse token (.*)", r"\1 is no value; a string wants quotes"),
+    (r"not enough values to unpack .*", "a name that is bound wants three parts, MODULE.CLASS.PARAMETER"),
+    (r"maximum recursion depth exceeded.*", "a macro or a reference leads back to itself"),
 ]
-Key = tuple[str, str]  # gin's key of what is bound: (scope, selector); a macro is (its name, 'gin.macro')
+Scoped = tuple[str, str]  # gin's key of what is configured: (scope, selector); a macro is (its name, 'gin.macro')
+Key = tuple[str, str, str]  # of what is bound: (scope, selector, parameter)
+Keys = dict[Key, set[str]]  # with the scopes of nearer bindings, which win
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +57,23 @@ class Stage:
 
 @dataclasses.dataclass
 class Extra:
-    """A --gin_file or a --gin.NAME=VALUE. `unused`: its keys that no stage used so far, None before any took it."""
+    """A --gin_file or a --gin.NAME=VALUE. said: as the user gave it. unused: its keys that no stage used so far, None
+    before any took it."""
 
     flag: str
-    unused: set[Key] | None = None
+    said: str
+    unused: Keys | None = None
 
-    def used_but(self, unused: set[Key]) -> None:
-        self.unused = unused if self.unused is None else self.unused & unused
+    def used_but(self, unused: Keys) -> None:
+        before = unused if self.unused is None else self.unused
+        self.unused = {key: before[key] | nearer for key, nearer in unused.items() if key in before}
 
 
 def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[str, dict[str, Stage]]:
     """Every stage of every file, built and checked: {recipe name: {stage name: Stage}}."""
-    extras = [Extra(file) for file in gin_files] + [Extra(override) for override in overrides]
+    for file in files + gin_files:
+        absolute(file)  # refuses what no path is
+    extras = [Extra(given, given) for given in gin_files + overrides]
     plans: dict[str, tuple[dict[str, epath.Path], list[Extra]]] = {}
     for file in map(epath.Path, files):
         name, stages, own = _plan(file, extras)
@@ -75,9 +85,11 @@ def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[s
         for name, (stages, own) in plans.items()
     }
     for extra in [extra for _, own in plans.values() for extra in own] + extras:
-        name = extra.flag.removeprefix("--gin.").partition("=")[0].rpartition("/")[2].partition(".")[0]
-        require(extra.unused is not None, f"{extra.flag}: no stage imports or defines {name!r}{_meant(name)}")
-        require(not extra.unused, f"{extra.flag}: no stage uses {_named(extra.unused or set())}")
+        scope, _, name = extra.flag.removeprefix("--gin.").partition("=")[0].rpartition("/")
+        name = name.partition(".")[0]
+        require(extra.unused is not None, f"{extra.said}: no stage imports or defines {name!r}{_meant(name)}")
+        stage = _meant(scope, names) if extra.flag.startswith("--gin.") and scope not in names else ""
+        require(not extra.unused, f"{extra.said}: no stage uses {_named(extra.unused or {})}{stage}")
     return recipes
 
 
@@ -91,7 +103,7 @@ def _plan(file: epath.Path, extras: list[Extra]) -> tuple[str, dict[str, epath.P
     referenced = _referenced()
     built, _ = _build(Recipe, str(file), keys, referenced, _take(extras, None, set()))
     stages = {stage: epath.Path(os.path.normpath(file.parent / path)) for stage, path in built.stages.items()}
-    return built.name, stages, [Extra(f"--gin.{binding}") for binding in built.bindings]
+    return built.name, stages, [Extra(f"--gin.{b}", f"{file}: recipe.Recipe.bindings: {b!r}") for b in built.bindings]
 
 
 def _stage(name: str, file: epath.Path, extras: list[Extra], names: set[str]) -> Stage:
@@ -105,33 +117,38 @@ def _stage(name: str, file: epath.Path, extras: list[Extra], names: set[str]) ->
     return Stage(sys.modules[runs[0].__module__], run, config)
 
 
-def _take(extras: list[Extra], stage: str | None, names: set[str]) -> list[tuple[Extra, set[Key]]]:
+def _take(extras: list[Extra], stage: str | None, names: set[str]) -> list[tuple[Extra, Keys]]:
     """Binds the extras that concern a stage (None: a recipe file), in order; returns them with the keys they bound."""
     taken = []
     for extra in extras:
         if not extra.flag.startswith("--gin."):
             if stage is not None:
-                taken.append((extra, _parse(epath.Path(extra.flag))))
+                taken.append((extra, _nearer(_parse(epath.Path(extra.flag)))))
             continue
         name, value = extra.flag.removeprefix("--gin.").split("=", 1)
         scope, _, rest = name.partition("/")
+        require(name not in names, f"{extra.said}: {name} is a stage; write {name}/MODULE.CLASS.PARAMETER=VALUE")
         if scope in names:
             if scope != stage:
                 continue
             name = rest
         imports = {statement.bound_name(): statement.format() for statement in gin.config._IMPORTS}
         module, dot, _ = name.rpartition("/")[2].partition(".")
-        if module in imports if dot else (name, "gin.macro") in gin.config._CONFIG:
+        macro = (name, "gin.macro") in gin.config._CONFIG
+        bare = not dot and not macro and module in imports
+        require(not bare, f"{extra.said}: {module} is a module; write {name}.CLASS.PARAMETER=VALUE")
+        if module in imports if dot else macro:
             lines = [*sorted(imports.values()), f"{name} = {_literal(value)}"]  # __gin__ sorts first, as it must
             try:
-                taken.append((extra, _parse_text("\n".join(lines), None, epath.Path("."))))
+                taken.append((extra, _nearer(_parse_text("\n".join(lines), None, epath.Path(".")))))
             except UserError as error:
-                raise UserError(f"{extra.flag}: {error}") from error
+                raise UserError(f"{extra.said}: {error}") from error
     return taken
 
 
 def _parse(file: epath.Path) -> set[Key]:
     """Adds a file's bindings to gin's and returns their keys."""
+    require(not file.is_dir(), f"{file} is a folder, wanted a gin file")
     require(file.is_file(), f"{file}: there is no such file")
     try:
         return _parse_text(file.read_text(), str(file), file.parent)
@@ -144,20 +161,33 @@ def _parse_text(text: str, name: str | None, folder: epath.Path) -> set[Key]:
     config = gin.config
     before = {key: dict(bound) for key, bound in config._CONFIG.items()}
     config._CONFIG.clear()  # so that the keys of this text are seen
-    config._FILE_READERS[:] = [(open, os.path.isfile)]  # not gin's second one, which looks into packages and complains
+    config._FILE_READERS[:] = [(_reader(), os.path.isfile)]  # not gin's, of which one looks into packages and complains
     config._LOCATION_PREFIXES[:] = [os.fspath(folder.resolve()), os.fspath(folder.resolve().parent)]
     source = io.StringIO(text)
     source.name = name
     try:
-        includes, _ = gin.parse_config(source)
+        gin.parse_config(source)
     except Exception as error:
         raise _mistake(error, name) from error
-    for file in includes:
-        require(not file.includes, f"{name}: {file.filename} includes files in turn; includes go one level deep")
-    keys = set(config._CONFIG)
+    keys = {(*key, parameter) for key, bound in config._CONFIG.items() for parameter in bound}
     for key, bound in before.items():
         config._CONFIG[key] = bound | config._CONFIG.get(key, {})
     return keys
+
+
+def _reader() -> Callable:
+    """What opens the files that a text includes. gin holds one open while it follows the includes in it."""
+    opened = []
+
+    @contextlib.contextmanager
+    def read(path: str) -> Iterator[TextIO]:
+        require(not opened, f"{''.join(opened)} includes files in turn; includes go one level deep")
+        opened.append(path)
+        with open(path) as file:
+            yield file
+        opened.clear()
+
+    return read
 
 
 def _literal(value: str) -> str:
@@ -185,7 +215,7 @@ def _bound_classes(wanted) -> list[type]:
 
 
 def _build(
-    cls: type, file: str, keys: set[Key], referenced: set[Key], extras: list[tuple[Extra, set[Key]]]
+    cls: type, file: str, keys: set[Key], referenced: set[Scoped], extras: list[tuple[Extra, Keys]]
 ) -> tuple[Any, str]:
     """(the object that the bindings describe, the operative config).
 
@@ -203,34 +233,54 @@ def _build(
     except Exception as error:
         raise _mistake(error, file) from error
     entered = set(gin.config._OPERATIVE_CONFIG)
-    unused = _unused(keys, entered | referenced)
+    unused = _unused(dict.fromkeys(keys, set()), entered | referenced)
     require(not unused, f"{file}: nothing uses {_named(unused)}")
     for extra, bound in extras:
         extra.used_but(_unused(bound, entered))
     return built, gin.operative_config_str(max_line_length=120)
 
 
-def _referenced() -> set[Key]:
+def _referenced() -> set[Scoped]:
     return {reference.config_key for reference in gin.config.iterate_references(gin.config._CONFIG)}
 
 
-def _unused(keys: set[Key], entered: set[Key]) -> set[Key]:
-    """The keys that apply to none of the configurables entered: a binding holds in its scope and in all inside it."""
+def _nearer(keys: set[Key]) -> Keys:
+    """The keys with the scopes inside theirs where the same parameter is bound so far."""
     return {
-        (scope, selector)
-        for scope, selector in keys
-        if not any(selector == other and f"{inside}/".startswith(scope and f"{scope}/") for inside, other in entered)
+        (scope, selector, parameter): {
+            inner
+            for (inner, other), bound in gin.config._CONFIG.items()
+            if other == selector and parameter in bound and inner != scope and _within(inner, scope)
+        }
+        for scope, selector, parameter in keys
     }
 
 
-def _named(keys: set[Key]) -> str:
-    """Keys in the words of a gin file: 'macro STEPS, eval/sampling.Sampling.temperature'."""
+def _within(inner: str, scope: str) -> bool:
+    return f"{inner}/".startswith(scope and f"{scope}/")
+
+
+def _unused(keys: Keys, entered: set[Scoped]) -> Keys:
+    """The keys that apply to none of the configurables entered, with the scopes that hide them there: a binding holds
+    in its scope and in all inside it but where a nearer one does."""
+    unused = {}
+    for (scope, selector, parameter), nearer in keys.items():
+        inside = [inner for inner, other in entered if other == selector and _within(inner, scope)]
+        hiding = [{hider for hider in nearer if _within(inner, hider)} for inner in inside]
+        if all(hiding):
+            unused[scope, selector, parameter] = set().union(*hiding)
+    return unused
+
+
+def _named(keys: Keys) -> str:
+    """Keys in the words of a gin file: 'macro STEPS; eval/sampling.Sampling.temperature'."""
     names = []
-    for scope, selector in sorted(keys):
-        parameters = ", ".join(gin.config._CONFIG.get((scope, selector), ()))  # of another stage's config: not known
+    for (scope, selector, parameter), nearer in sorted(keys.items()):
         wrapped = gin.config._REGISTRY[selector].wrapped
-        name = ".".join(filter(None, (wrapped.__module__.rpartition(".")[2], wrapped.__qualname__, parameters)))
-        names.append(f"macro {scope}" if selector == "gin.macro" else f"{scope and scope + '/'}{name}")
+        name = f"{wrapped.__module__.rpartition('.')[2]}.{wrapped.__qualname__}.{parameter}"
+        inner = " and ".join(f"{scope}/{name}" for scope in sorted(nearer))
+        hidden = f", for {inner} is bound nearer to where it counts: bind that" if nearer else ""
+        names.append(f"macro {scope}" if selector == "gin.macro" else f"{scope and scope + '/'}{name}{hidden}")
     return "; ".join(names)
 
 
@@ -255,11 +305,13 @@ def _mistake(error: Exception, name: str | None) -> Exception:
     return UserError(f"{at}: {said}" if at else said)
 
 
-def _meant(wrong: str | None) -> str:
-    """'; is NAME meant?' where a module, class or parameter that the gin files know is spelt like `wrong`."""
-    names = set()
-    for selector, configurable in gin.config._REGISTRY.items():
-        names.update(selector.split("."), getattr(configurable.wrapped, "__dataclass_fields__", ()))
+def _meant(wrong: str | None, names: set[str] | None = None) -> str:
+    """'; is NAME meant?' where one of the names is spelt like `wrong`: by default of the modules, classes and
+    parameters that the gin files know."""
+    if names is None:
+        names = set()
+        for selector, configurable in gin.config._REGISTRY.items():
+            names.update(selector.split("."), getattr(configurable.wrapped, "__dataclass_fields__", ()))
     found = difflib.get_close_matches(wrong or "", names - {wrong}, 1)
     return f"; is {found[0]} meant?" if found else ""
 

@@ -13,8 +13,6 @@ import signal
 import sys
 from functools import partial
 
-from etils import epath
-
 from r1jax.base.fields import UserError, require
 
 USAGE = """\
@@ -47,6 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough; what is left in the buffer must go somewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # A path that the user gave, or what lies there: a file for a folder, no permission, a full disk. That a bug of
+        # ours in reading a run's files looks the same is bearable, for the line names the file; files of the package,
+        # and what names no file, stay a traceback.
+        path = str(error.filename2 or error.filename or "")
+        if not path or path.startswith(os.path.dirname(__file__)):
+            raise
+        print(f"r1jax: {path}: {error.strerror}; mend that, or choose another path", file=sys.stderr)
+        return 2
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -86,13 +93,20 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     import jax
 
     from r1jax import bindings, recipe
+    from r1jax.base.files import absolute
     from r1jax.base.mesh import is_main, join
     from r1jax.base.place import Place
     from r1jax.base.stop import Stopped
 
     recipes = bindings.load(args.files, args.gin_file, overrides)
-    workdir = epath.Path(args.workdir).expanduser().resolve()
+    workdir = absolute(args.workdir)
+    runs = {
+        name: {stage: (ready.module, ready.run) for stage, ready in stages.items()} for name, stages in recipes.items()
+    }
     if args.dry_run:
+        for name, stages in runs.items():
+            if list(stages) != [name]:  # a stage file alone may be looked at without what it reads
+                recipe.check_names(stages, workdir / name, dry=True)
         print(f"devices: {jax.device_count()} {jax.devices()[0].device_kind}")
         for name, stages in recipes.items():
             for stage, ready in stages.items():
@@ -103,9 +117,6 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     meshes = [getattr(ready.run, "mesh", None) for stages in recipes.values() for ready in stages.values()]
     if any(mesh and mesh.processes == "auto" for mesh in meshes):
         join("auto")
-    runs = {
-        name: {stage: (ready.module, ready.run) for stage, ready in stages.items()} for name, stages in recipes.items()
-    }
     for name in list(runs)[1:]:
         recipe.check(runs[name], workdir / name)  # each is checked when it starts, the later ones now already
     try:

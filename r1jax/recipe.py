@@ -21,7 +21,7 @@ from rich.table import Table
 from r1jax import policies
 from r1jax.base import fields
 from r1jax.base.fields import require
-from r1jax.base.files import write_atomically
+from r1jax.base.files import read_json, write_atomically
 from r1jax.base.mesh import from_main, is_main
 from r1jax.base.place import Place
 from r1jax.base.stop import Stop, Stopped
@@ -29,6 +29,8 @@ from r1jax.model import cost
 from r1jax.report import page
 
 HEADLINE = re.compile(r"pass@1|pass@1_any_format|cons@\d+|format|tokens_mean")  # keys of results.json for the table
+
+OWN = ("recipe.json", "times.json", "machine.json", "report.html", "report.md")  # beside the stages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class Recipe:
         fields.check(self)
         require(bool(self.stages), "recipe.Recipe.stages is empty, wanted one stage or more")
         for name in (self.name, *self.stages):
-            require(name != "" and "/" not in name, f"recipe.Recipe: {name!r} cannot be the name of a folder")
+            good = name.isprintable() and "/" not in name and not name.startswith(".") and name not in ("", *OWN)
+            require(good, f"recipe.Recipe: {name!r} cannot be the name of a folder of a run")
         for binding in self.bindings:
             require("=" in binding, f"recipe.Recipe.bindings: {binding!r} has no value: write NAME=VALUE")
 
@@ -65,6 +68,8 @@ def run(
     """
     check(stages, root)
     _claim(root, name, {stage: module.__name__ for stage, (module, _) in stages.items()})
+    for file in ("times.json", *(f"{stage}/{left}.json" for stage in stages for left in ("done", "results"))):
+        _read(root / file)  # a broken one is said now and not after the work
     # Between the loops of the stages one process may stop at once; several must agree where.
     with Stop() if jax.process_count() > 1 else contextlib.nullcontext() as stop:
         for stage, (module, cfg) in stages.items():
@@ -89,29 +94,37 @@ def run(
 
 
 def check(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path) -> None:
-    """Finds the mistakes of every stage before the first one works: UserError.
-
-    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on
-    the disk."""
-    before = set()
+    """Finds the mistakes of every stage before the first one works: UserError."""
     for stage, (module, cfg) in stages.items():
         place = Place(root, stage)
         if not place.done:
             if hasattr(cfg, "mesh"):
                 cfg.mesh.make()
             module.describe(cfg, place)
-            for field in ("data", "init", "examples", "tokenizer"):
-                named = getattr(cfg, field, None) or ()
-                if field == "init" and hasattr(cfg, field):
-                    teacher = getattr(cfg, "teacher", None)
-                    further = [*getattr(cfg, "judges", ()), *([teacher] if teacher else [])]
-                    named = (policies.before(cfg.init, stage), *(one.init for one in further))
-                for name in (named,) if isinstance(named, str) else named:
-                    require(
-                        name in before or place.other(name).exists(),
-                        f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no "
-                        f"folder {place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
-                    )
+    check_names(stages, root)
+
+
+def check_names(stages: dict[str, tuple[ModuleType, Any]], root: epath.Path, dry: bool = False) -> None:
+    """The part of it that needs no devices; dry: and no other run, whose stages are named by a path.
+
+    A Run names the stages that it reads in `data`, `init`, `examples` and `tokenizer`; they come before it or lie on
+    the disk."""
+    before: set[str] = set()
+    for stage, (_, cfg) in stages.items():
+        place = Place(root, stage)
+        for field in ("data", "init", "examples", "tokenizer") if not place.done else ():
+            named = getattr(cfg, field, None)
+            named = () if named is None else named
+            if field == "init" and hasattr(cfg, field):
+                teacher = getattr(cfg, "teacher", None)
+                further = [*getattr(cfg, "judges", ()), *([teacher] if teacher else [])]
+                named = (policies.before(cfg.init, stage), *(one.init for one in further))
+            for name in (named,) if isinstance(named, str) else named:
+                require(
+                    name in before or (dry and "/" in name) or (name != "" and place.other(name).exists()),
+                    f"{stage}: Run.{field} is {name!r}, but no stage of that name comes before, and there is no "
+                    f"folder {place.other(name)}; the stages before are {', '.join(sorted(before)) or 'none'}",
+                )
         before.add(stage)
 
 
@@ -123,7 +136,10 @@ def _claim(root: epath.Path, name: str, stages: dict[str, str]) -> None:
     """
     path = root / "recipe.json"
     if path.exists():
-        stored = json.loads(path.read_text())
+        remedy = "put it back as it was, or choose another --workdir"
+        stored = read_json(path, remedy=remedy)
+        says = isinstance(stored.get("recipe"), str) and isinstance(stored.get("stages"), dict)
+        require(says, f"{path} does not say of which recipe and stages it is: {remedy}")
         known = list(stored["stages"].items())
         same = stored["recipe"] == name and known == list(stages.items())[: len(known)]
         there = f"{stored['recipe']} ({', '.join(stored['stages'])})"
@@ -170,7 +186,7 @@ def _tell(name: str, places: list[Place], times: dict[str, float]) -> None:
 
 
 def _read(path: epath.Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _brief(value: int | float | str) -> str:

@@ -110,6 +110,22 @@ BEFORE_ANY_WORK = {
     "warm-up": (["--gin.optim.AdamW.warmup=99"], "AdamW.warmup 99 is longer than the run of 16 steps"),
     "dtype": (["--gin.reinforce.Run.dtype=float16"], "reinforce.Run.dtype = 'float16' is str, wanted 'float32' or"),
     "more questions than there are": (["--gin.evaluate.Run.questions=99"], "questions is 99, the split has 16"),
+    "a class for a task": (
+        ["--gin.prepare.Run.task=@world.World"],
+        "wanted Source; with parentheses, @world.World(), it is an instance",
+    ),
+    "a class for a reward": (
+        ["--gin.reinforce.Run.rewards=(@rules.Accuracy,)"],
+        "with parentheses, @rules.Accuracy(), it is an instance",
+    ),
+    "a class for a template": (
+        ["--gin.reinforce.Run.template=@template.Zero"],
+        "with parentheses, @template.Zero(), it is an instance",
+    ),
+    "two rewards of one name": (
+        ["--gin.reinforce.Run.rewards=(@rules.Accuracy(), @rules.Accuracy())"],
+        "two rewards share a name: ['accuracy', 'accuracy']; give one of them another",
+    ),
     "two tokenizers": (
         ["--gin.prepare.Run.tokenizer=base"],
         "prepare.Run wants either vocabulary, to train a tokenizer, or tokenizer, to copy one",
@@ -137,6 +153,20 @@ BEFORE_ANY_WORK = {
 def test_it_is_said_before_the_first_stage_works(flags, said, mistake, tmp_path):
     line, out = mistake(tmp_path, *([] if "stages" in flags[0] else [stages(**ALL)]), *flags)
     assert said in line and out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_knows_the_stages_before(mistake, tmp_path):
+    for flags in (
+        [stages(**ALL), "--gin.reinforce.Run.init=bass"],
+        [stages(**ALL), "--gin.reinforce.Run.data=bass"],
+        [stages(**ALL), "--gin.reinforce.Run.data=''"],
+        [stages(data="prepare", zero="reinforce", bass="pretrain"), "--gin.reinforce.Run.init=bass"],
+    ):
+        line, out = mistake(tmp_path, "--dry_run", *flags)
+        assert (
+            re.search("zero: Run.(init|data) is '(bass)?', but no stage of that name comes before", line) and out == ""
+        )
+    assert main(["run", str(TINY / "reinforce.gin"), "--dry_run", "--workdir", str(tmp_path), *MESH]) == 0
 
 
 def test_a_mistake_in_a_later_file_is_said_before_the_first_works(capsys, tmp_path):
@@ -211,6 +241,40 @@ def test_a_checkpoint_cut_short(mistake, begun):
     shutil.rmtree(step)
     assert main(["run", str(TINY / "recipe.gin"), "--workdir", str(begun), *MESH, *flags]) == 0
     assert [record["step"] for record in read(begun / "tiny/base/metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+HOST, METRICS = "checkpoints/4/host/metadata", "metrics.jsonl"
+GOING_ON = {
+    "fewer steps than there are": (
+        None,
+        None,
+        r"checkpoints/4 is beyond this run's end at step 3: ask for 4 steps or ",
+    ),
+    "no metrics": (METRICS, None, r"metrics.jsonl wants one record of each step up to 4, of which there is a checkpoi"),
+    "half the metrics": (
+        METRICS,
+        b'{"step": 1, "loss": 1.0}\n',
+        r"metrics.jsonl wants one record of each step up to 4",
+    ),
+    "a bad line": (METRICS, b'{"step": 1}\n{"ste\n', r"base/metrics.jsonl:2 is no JSON: .*; put the file back as it"),
+    "a list in a checkpoint": (
+        HOST,
+        b"[]",
+        r"checkpoints/4 cannot be read, .* \(its host item is no JSON object\): rem",
+    ),
+    "nothing in a checkpoint": (HOST, b"{}", r"checkpoints/4 does not say which step of which machine it is: remove t"),
+}
+
+
+@pytest.mark.parametrize("file, data, said", GOING_ON.values(), ids=GOING_ON)
+def test_a_stage_that_cannot_go_on(file, data, said, mistake, begun):
+    (begun / "tiny/base/done.json").unlink()
+    if data is not None:
+        (begun / "tiny/base" / file).write_bytes(data)
+    elif file is not None:
+        (begun / "tiny/base" / file).unlink()
+    line, _ = mistake(begun, BASE, f"--gin.pretrain.Run.steps={4 if file else 3}")
+    assert re.search(said, line), line
 
 
 def test_gradients_that_are_not_finite(mistake, begun):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import toy_stage
 
+import r1jax
 from r1jax.base.metrics import read
 from r1jax.bindings import load
 from r1jax.main import main
@@ -135,8 +136,12 @@ def test_a_recipe_binds_in_its_stages_and_the_command_line_wins(tmp_path, mistak
     assert (first.steps, first.adder.add, second.steps, second.adder.add) == (7, 2.0, 7, 5)
     first, _ = (stage.run for stage in load([RECIPE_FILE], [], ["--gin.STEPS=4"])["pair"].values())
     assert first.steps == 4
-    recipe.write_text(RECIPE + "  bindings = ('toy.Adder.ad=5',)\n")
-    assert "toy.Adder has no parameter ad" in mistake(["run", RECIPE_FILE])
+    for binding, said in (
+        ("toy.Adder.ad=5", "toy.Adder has no parameter ad"),
+        ("RATE=5", "no stage imports or define"),
+    ):
+        recipe.write_text(RECIPE + f"  bindings = ({binding!r},)\n")
+        assert f"pair.gin: recipe.Recipe.bindings: {binding!r}: {said}" in mistake(["run", RECIPE_FILE])
     recipe.write_text(RECIPE + "  bindings = ('STEPS',)\n")
     assert "recipe.Recipe.bindings: 'STEPS' has no value: write NAME=VALUE" in mistake(["run", RECIPE_FILE])
 
@@ -191,6 +196,13 @@ MISTAKES = {
         "include 'models/deep.gin'",
         "models/deep.gin includes files in turn; includes go one level",
     ),
+    "include of itself": ("include 'stages/stage.gin'", "stages/stage.gin includes files in turn; includes go one lev"),
+    "includes in a circle": ("include 'models/circle.gin'", "models/circle.gin includes files in turn; includes go"),
+    "macros in a circle": (
+        "A = %B\nB = %A\ntoy.Run.note = %A",
+        "stage.gin: a macro or a reference leads back to itself",
+    ),
+    "a parameter forgotten": ("toy.Run = 3", "stage.gin:5: a name that is bound wants three parts, MODULE.CLASS.PARAM"),
     "missing module": ("import nothing_there", "stage.gin:5: No module named 'nothing_there'"),
     "two Runs": ("import toy_twin\ntoy_twin.Run.steps = 1", "stage.gin binds toy_stage.Run and toy_twin.Run: a stage"),
 }
@@ -215,6 +227,7 @@ def test_a_mistake_in_a_file(line, said, mistake, tmp_path, monkeypatch):
     twin = type("Run", (), {"__module__": "toy_twin", "__init__": lambda self, steps: None})
     sys.modules["toy_twin"].__dict__.update(Run=twin, describe=print)
     Path("../configs/models/deep.gin").write_text(HEAD + "include 'models/adder.gin'\n")
+    Path("../configs/models/circle.gin").write_text(HEAD + "include 'stages/stage.gin'\n")
     Path("../configs/stages/stage.gin").write_text(ALONE + line + "\n")
     assert said in mistake(["run", "../configs/stages/stage.gin"])
 
@@ -241,11 +254,40 @@ def test_a_mistake_in_a_file(line, said, mistake, tmp_path, monkeypatch):
         (["run", RECIPE_FILE, "--gin.third/toy.Run.steps=3"], "no stage uses third/toy_stage.Run.steps"),
         (["run", RECIPE_FILE, "--gin.recipe.Recipe.stages={}"], "recipe.Recipe.stages is empty"),
         (["run", RECIPE_FILE, "--gin.recipe.Recipe.stages={'a': 'b.gin'}"], "recipes/b.gin: there is no such file"),
+        *[
+            (["run", RECIPE_FILE, f"--gin.recipe.Recipe.name={name!r}"], f"recipe.Recipe: {name!r} cannot be the name")
+            for name in ("", ".", "..", "a/b", "report.html")
+        ],
+        *[
+            (["run", RECIPE_FILE, f"--gin.recipe.Recipe.stages={ {name: 'b.gin'} }"], f"{name!r} cannot be the name of")
+            for name in ("..", "recipe.json", "a\nb")
+        ],
+        (["run", RECIPE_FILE, "--gin.frist/toy.Run.steps=3"], "uses frist/toy_stage.Run.steps; is first meant?"),
+        (["run", RECIPE_FILE, "--gin.first=3"], "first is a stage; write first/MODULE.CLASS.PARAMETER=VALUE"),
+        (["run", STAGE_FILE, "--gin.toy=3"], "--gin.toy=3: toy is a module; write toy.CLASS.PARAMETER=VALUE"),
+        (["run", STAGE_FILE, "--gin.toy.Run=3"], "--gin.toy.Run=3: a name that is bound wants three parts, MODULE.CLA"),
+        (["run", "../configs"], "../configs is a folder, wanted a gin file"),
+        (["run", STAGE_FILE, "--gin_file", ".."], ".. is a folder, wanted a gin file"),
         (["run", STAGE_FILE, "--gin.toy.Run.note=%NOTE"], "note = %NOTE, a macro that nobody defines"),
     ],
 )
 def test_a_mistake_on_the_command_line(argv, said, mistake):
     assert said in mistake(argv)
+
+
+def test_a_flag_that_a_nearer_binding_hides(mistake):
+    big = "toy.Run:\n  steps = 3\n  adder = @big/toy.Adder()\nbig/toy.Adder.add = 9.0\n"
+    Path("stage.gin").write_text(HEAD + big)
+    said = mistake(["run", "stage.gin", "--gin.toy.Adder.add=1.0"])
+    assert (
+        "--gin.toy.Adder.add=1.0: no stage uses toy_stage.Adder.add, for big/toy_stage.Adder.add is bound nearer to "
+        "where it counts: bind that"
+    ) in said
+    # a later flag may hide an earlier one, as it may replace one
+    assert runs("stage.gin", "--gin.big/toy.Adder.add=1.0") == {"stage": run(adder=toy_stage.Adder(add=1.0))}
+    Path("stage.gin").write_text(HEAD + big.replace("big/toy.Adder.add", "toy.Adder.add"))
+    both = runs("stage.gin", "--gin.toy.Adder.add=1.0", "--gin.big/toy.Adder.add=2.0")
+    assert both == {"stage": run(adder=toy_stage.Adder(add=2.0))}
 
 
 def test_files_that_are_no_config(mistake):
@@ -277,10 +319,61 @@ def test_a_workdir_of_another_run_is_left_alone(mistake, capsys):
     assert "runs/count holds count (first, second), this is count (count): choose another --workdir" in said
 
 
+@pytest.mark.parametrize(
+    "file, data, said",
+    [
+        ("recipe.json", "", "is no JSON (Expecting value: line 1 column 1 (char 0)): put it back as it was, or choose"),
+        ("recipe.json", "[]", "holds list in JSON, wanted an object: put it back as it was, or choose another --work"),
+        ("recipe.json", "{}", "does not say of which recipe and stages it is: put it back as it was, or choose anoth"),
+        ("times.json", '{"count": 1', "is no JSON ("),
+        ("count/done.json", "[]", "holds list in JSON, wanted an object: mend it, or move it away"),
+        ("count/results.json", "", "is no JSON ("),
+    ],
+)
+def test_a_broken_file_of_a_run_is_said_before_any_work(file, data, said, mistake, capsys):
+    assert main(["run", STAGE_FILE]) == 0
+    path = Path.cwd() / "runs/count" / file
+    path.write_text(data)
+    capsys.readouterr()
+    assert f"r1jax: {path} {said}" in mistake(["run", STAGE_FILE])
+
+
+@pytest.mark.parametrize(
+    "workdir, blocked, said",
+    [
+        ("file/runs", "file", "file/runs"),
+        ("/proc/nowhere", None, "/proc/nowhere: No such file or directory; mend that, or choose another path"),
+        ("n" * 300, None, "n: File name too long; "),
+        ("runs", "runs/count", "runs/count: "),
+        ("runs", "runs/count/recipe.json/", "runs/count/recipe.json: Is a directory; "),
+        ("runs", "runs/count/count", "runs/count/count"),
+        ("runs", "runs/count/count/config.gin/", "runs/count/count/config.gin: Is a directory; "),
+        ("runs", "runs/count/count/checkpoints", "runs/count/count/checkpoints: Not a directory; "),
+        ("runs", "runs/count/report.html/", "runs/count/report.html: Is a directory; "),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_line(workdir, blocked, said, capsys):
+    """blocked: where something else lies, a file or, with a slash at its end, a folder; that of a run which began."""
+    if blocked:
+        path = Path(blocked)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if blocked.endswith("/") else path.write_text("mine")
+        if path.parent != Path() and path.name not in ("count", "recipe.json") or blocked == "runs/count/count":
+            Path("runs/count/recipe.json").write_text('{"recipe": "count", "stages": {"count": "toy_stage"}}')
+    assert main(["run", STAGE_FILE, "--workdir", workdir]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"r1jax: [^\n]+\n", err) and said in err, err
+    assert not blocked or blocked.endswith("/") or Path(blocked).read_text() == "mine"
+
+
 def test_a_bug_of_ours_is_not_taken_for_a_mistake(tmp_path):
     Path("stage.gin").write_text(ALONE + "import broken_module\n")
     Path("broken_module.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
+        main(["run", "stage.gin"])
+    ours = os.path.join(os.path.dirname(r1jax.__file__), "nothing.txt")
+    Path("broken_module.py").write_text(f"open({ours!r})\n")
+    with pytest.raises(FileNotFoundError):
         main(["run", "stage.gin"])
 
 

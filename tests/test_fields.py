@@ -1,7 +1,7 @@
 """Types and ranges of config fields."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import pytest
 
@@ -11,6 +11,11 @@ from r1jax.base.fields import UserError, at_least, check, not_empty, require
 @dataclass(frozen=True, kw_only=True)
 class Inner:
     width: int = 1
+
+
+@runtime_checkable
+class Asks(Protocol):
+    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,7 @@ class Config:
     clip: Literal["low", "high", 2] = "low"
     inner: Inner = Inner()
     stages: dict[str, str] | None = None
+    asked: tuple[Asks, ...] = ()
 
     def __post_init__(self):
         check(self)
@@ -41,6 +47,7 @@ class Config:
         {"clip": 2},
         {"inner": Inner(width=2)},
         {"stages": {"a": "b"}},
+        {"asked": (Inner(),)},
     ],
 )
 def test_right_types_pass(fields):
@@ -63,7 +70,6 @@ def test_right_types_pass(fields):
         ("limit", "none", "int | None"),
         ("clip", "middle", "'low' or 'high' or 2"),
         ("clip", 2.0, "'low' or 'high' or 2"),
-        ("inner", Config, "Inner"),
         ("stages", {"a": 1}, "dict[str, str] | None"),
     ],
 )
@@ -72,6 +78,12 @@ def test_a_wrong_type_is_named(field, value, wanted):
         Config(**{field: value})
     said = str(error.value)
     assert said.startswith(f"test_fields.Config.{field} = {value!r} is ") and said.endswith(f"wanted {wanted}")
+
+
+@pytest.mark.parametrize("fields", [{"inner": Inner}, {"asked": (Inner(), Inner)}])
+def test_a_class_for_an_instance_gets_advice(fields):
+    with pytest.raises(UserError, match=r", wanted .*; with parentheses, @test_fields.Inner\(\), it is an instance$"):
+        Config(**fields)
 
 
 def test_numbers_and_tuples_have_a_least():

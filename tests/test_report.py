@@ -542,7 +542,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([other], "other holds no run"),
         ([a, a], "a folder is given twice"),
         ([a, b], "these are runs of several recipes (large, small); one report is of one"),
-        ([broken], "broken/zero/metrics.jsonl is no JSON: "),
+        ([broken], "broken/zero/metrics.jsonl:2 is no JSON: "),
     ]:
         assert main(["report", *map(str, dirs)]) == 2
         out, err = capsys.readouterr()

@@ -24,6 +24,7 @@ from etils import epath
 from jax.sharding import NamedSharding
 
 from r1jax.base.fields import UserError
+from r1jax.base.files import absolute
 
 Tree = object  # any pytree
 absl.logging.set_verbosity("error")  # Orbax tells its life story at lower levels
@@ -45,7 +46,7 @@ class Store:
         metric: str | None = None,
         builds_on: str | None = None,
     ):
-        self.folder = epath.Path(folder).resolve()
+        self.folder = absolute(folder)
         self._builds_on, self._saved = builds_on, {}
         policy = ocp.checkpoint_managers
         keep, best_fn = [policy.LatestN(latest), _BuiltOn(latest, self._base)], None
@@ -93,7 +94,10 @@ class Store:
         """The JSON item of a step."""
         path = self._path(step) / "host" / "metadata"
         try:
-            return json.loads(path.read_text())
+            host = json.loads(path.read_text())
+            if not isinstance(host, dict):
+                raise ValueError("its host item is no JSON object")
+            return host
         except (OSError, ValueError) as error:
             raise _unreadable(self._path(step), error) from error
 

@@ -48,7 +48,7 @@ def check(config: typing.Any) -> None:
         value = getattr(config, field.name)
         if not _fits(value, wanted[field.name]):
             said = f"{value!r} is {_name(type(value))}, wanted {_name(wanted[field.name])}"
-            raise UserError(f"{where(config, field.name)} = {said}")
+            raise UserError(f"{where(config, field.name)} = {said}{_called(value)}")
 
 
 def _fits(value: typing.Any, wanted: typing.Any) -> bool:
@@ -71,7 +71,14 @@ def _fits(value: typing.Any, wanted: typing.Any) -> bool:
         return isinstance(value, dict) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
     if wanted in (int, float):
         return isinstance(value, (int, wanted)) and not isinstance(value, bool)
-    return isinstance(value, origin or wanted)
+    return isinstance(value, origin or wanted) and not isinstance(value, type)  # a class fits many a Protocol
+
+
+def _called(value: typing.Any) -> str:
+    """The advice where a reference to a class lacks the parentheses by which gin makes an instance."""
+    held = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)
+    classes = [f"@{one.__module__.rpartition('.')[2]}.{one.__qualname__}()" for one in held if isinstance(one, type)]
+    return f"; with parentheses, {', '.join(classes)}, it is an instance" if classes else ""
 
 
 def _name(wanted: typing.Any) -> str:

@@ -144,8 +144,14 @@ class ByDomain:
         return chosen.score(question, response) if chosen else Score(0.0, "inapplicable")
 
 
+def distinct(rewards: Sequence[Reward]) -> None:
+    """UserError where two rewards, or judges, have one name: it is their key in the metrics."""
+    names = [reward.name for reward in rewards]
+    require(len(set(names)) == len(names), f"two rewards share a name: {names}; give one of them another")
+
+
 def total(rewards: Sequence[Reward], question: Question, response: Response) -> tuple[float, dict[str, Score]]:
     """The weighted sum, and the scores by reward name."""
+    distinct(rewards)
     scores = {reward.name: reward.score(question, response) for reward in rewards}
-    require(len(scores) == len(rewards), f"two rewards share a name: {[reward.name for reward in rewards]}")
     return math.fsum(reward.weight * scores[reward.name].value for reward in rewards), scores

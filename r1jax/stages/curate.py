@@ -24,7 +24,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.config import Transformer
 from r1jax.responses import Responses
 from r1jax.reward.grade import grade
-from r1jax.reward.rules import Reward, total
+from r1jax.reward.rules import Reward, distinct, total
 from r1jax.reward.selection import Filter
 from r1jax.rollout.sampler import Sampler
 
@@ -62,6 +62,7 @@ class Run:
         at_least(1, self, "questions", "chunk")
         at_least(0, self, "general")
         not_empty(self, "rewards", "choose at least one reward")
+        distinct(self.rewards)
         require(
             self.general == 0 or isinstance(self.task, General),
             f"curate.Run.general is {self.general}, but {type(self.task).__name__} has no examples of its own",

@@ -28,9 +28,10 @@ from r1jax.rollout.sampler import Sampler
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """data, init: the stages that prepared the data and trained the policy; init None: the stage whose name follows
-    'evaluate_' in this one's. split: 'validation' or 'test', of which the first `questions` are asked, `chunk` of them
-    at a time. accuracy: the reward that says which responses are right: those that it gives 1. judge:
-    one that no policy was trained by, which says how good replies are that cannot be right or wrong."""
+    the first underscore in this one's, as 'zero' in 'evaluate_zero'. split: 'validation' or 'test', of which the first
+    `questions` are asked, `chunk` of them at a time. accuracy: the reward that says which responses are right: those
+    that it gives 1. judge: one that no policy was trained by, which says how good replies are that cannot be right or
+    wrong."""
 
     data: str
     task: Task

@@ -32,7 +32,7 @@ from r1jax.loop import Loop, Saving, apply, ladder, spent
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
-from r1jax.reward.rules import Reward
+from r1jax.reward.rules import Reward, distinct
 from r1jax.rollout.sampler import Sampler
 from r1jax.rollouts import Rollouts
 
@@ -92,6 +92,7 @@ class Run:
         at_least(1, self, *numbers, "show_every")
         at_least(0, self, "show", "scorers")
         not_empty(self, "rewards", "choose at least one reward")
+        distinct((*self.rewards, *self.judges))
         not_empty(self, "capacities")
         require(
             self.sequences % self.minibatches == 0,
@@ -176,7 +177,7 @@ def run(cfg: Run, place: Place) -> None:
         host = {"step": 0, "rollout": 0, "positions": {}, "left": 0, "minibatches": cfg.minibatches, "reference": None}
         held = None
         last = loop.store.latest()
-        if last is not None and loop.store.host(last)["left"]:
+        if last is not None and loop.store.host(last).get("left"):
             minibatches = loop.store.host(last)["minibatches"]
             require(
                 minibatches == cfg.minibatches,
