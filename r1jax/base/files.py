@@ -1,8 +1,11 @@
 """Writing files so that a reader, or a run killed at any instant, never meets half a file."""
 
+import json
 import os
 
 from etils import epath
+
+from r1jax.base.fields import UserError, require
 
 
 def is_local(path: epath.PathLike) -> bool:
@@ -38,3 +41,16 @@ def append(path: epath.PathLike, text: str) -> None:
         return
     with open(path, "a", encoding="utf-8") as file:
         file.write(text)
+
+
+def read_json(path: epath.PathLike, kind: type = dict, remedy: str = "mend it, or move it away"):
+    """The JSON of a file that is there: an object, or what else `kind` says. UserError, which names the file, the place
+    in it and the remedy, where it is cut short or of another kind."""
+    path = epath.Path(path)
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or not even text
+        raise UserError(f"{path} is no JSON ({error}): {remedy}") from error
+    wanted = {dict: "an object", list: "a list"}.get(kind, kind.__name__)
+    require(isinstance(value, kind), f"{path} holds {type(value).__name__} in JSON, wanted {wanted}: {remedy}")
+    return value
