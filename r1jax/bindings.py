@@ -26,7 +26,7 @@ from etils import epath
 from gin import config_parser
 
 from r1jax.base.fields import UserError, require
-from r1jax.base.files import write_atomically
+from r1jax.base.files import absolute, write_atomically
 from r1jax.base.place import Place
 from r1jax.recipe import Recipe
 
@@ -63,6 +63,8 @@ class Extra:
 
 def load(files: list[str], gin_files: list[str], overrides: list[str]) -> dict[str, dict[str, Stage]]:
     """Every stage of every file, built and checked: {recipe name: {stage name: Stage}}."""
+    for file in files + gin_files:
+        absolute(file)  # refuses what no path is
     extras = [Extra(file) for file in gin_files] + [Extra(override) for override in overrides]
     plans: dict[str, tuple[dict[str, epath.Path], list[Extra]]] = {}
     for file in map(epath.Path, files):

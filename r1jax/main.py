@@ -13,8 +13,6 @@ import signal
 import sys
 from functools import partial
 
-from etils import epath
-
 from r1jax.base.fields import UserError, require
 
 USAGE = """\
@@ -86,12 +84,13 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     import jax
 
     from r1jax import bindings, recipe
+    from r1jax.base.files import absolute
     from r1jax.base.mesh import is_main, join
     from r1jax.base.place import Place
     from r1jax.base.stop import Stopped
 
     recipes = bindings.load(args.files, args.gin_file, overrides)
-    workdir = epath.Path(args.workdir).expanduser().resolve()
+    workdir = absolute(args.workdir)
     if args.dry_run:
         print(f"devices: {jax.device_count()} {jax.devices()[0].device_kind}")
         for name, stages in recipes.items():

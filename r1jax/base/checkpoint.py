@@ -24,6 +24,7 @@ from etils import epath
 from jax.sharding import NamedSharding
 
 from r1jax.base.fields import UserError
+from r1jax.base.files import absolute
 
 Tree = object  # any pytree
 absl.logging.set_verbosity("error")  # Orbax tells its life story at lower levels
@@ -45,7 +46,7 @@ class Store:
         metric: str | None = None,
         builds_on: str | None = None,
     ):
-        self.folder = epath.Path(folder).resolve()
+        self.folder = absolute(folder)
         self._builds_on, self._saved = builds_on, {}
         policy = ocp.checkpoint_managers
         keep, best_fn = [policy.LatestN(latest), _BuiltOn(latest, self._base)], None

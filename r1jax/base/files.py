@@ -1,5 +1,6 @@
 """Writing files so that a reader, or a run killed at any instant, never meets half a file."""
 
+import importlib.util
 import json
 import os
 
@@ -11,6 +12,24 @@ from r1jax.base.fields import UserError, require
 def is_local(path: epath.PathLike) -> bool:
     """Whether the path lies in this machine's file system (and not at gs://, s3://, ...)."""
     return "://" not in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root, `~` expanded; one of an object store as it is: epath's own `resolve` makes a local folder
+    of it. UserError where epath cannot reach that store: it does so by TensorFlow if that is there, else by fsspec."""
+    if is_local(path):
+        return epath.Path(path).expanduser().resolve()
+    import fsspec  # lazily: most runs are local
+
+    try:
+        found = epath.Path(path)
+        if importlib.util.find_spec("tensorflow") is None:
+            fsspec.get_filesystem_class(os.fspath(path).partition("://")[0])
+    except KeyError as error:
+        raise UserError(f"{path}: no such kind of store is known; give a folder, or gs://, s3:// or az://") from error
+    except ImportError as error:
+        raise UserError(f"{path}: {error} with pip, or mount the store and give its folder") from error
+    return found
 
 
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from etils import epath
 
-from r1jax.base.files import write_atomically
+from r1jax.base.files import absolute, write_atomically
 from r1jax.base.mesh import from_main, is_main
 
 
@@ -27,7 +27,7 @@ class Place:
 
     def other(self, name: str) -> epath.Path:
         """The folder of a sibling stage; a name with a slash is a path of its own, say of another recipe's stage."""
-        return epath.Path(name) if "/" in name else self.root / name
+        return absolute(name) if "/" in name else self.root / name
 
     @property
     def done(self) -> bool:

@@ -11,7 +11,7 @@ from html import escape
 from etils import epath
 
 from r1jax.base.fields import require
-from r1jax.base.files import write_atomically
+from r1jax.base.files import absolute, write_atomically
 from r1jax.report import charts, reader, tables
 from r1jax.report.findings import FINDINGS
 from r1jax.report.folder import Folder
@@ -72,7 +72,7 @@ READING = (
 def write(roots: Sequence[epath.PathLike]) -> list[epath.Path]:
     """Writes report.html and report.md over these runs of one recipe: into the run's folder, or the one that holds all
     of them. -> their paths. UserError where a folder holds no run."""
-    places = [epath.Path(root).expanduser().resolve() for root in roots]
+    places = [absolute(root) for root in roots]
     require(len(set(places)) == len(places), "a folder is given twice; each run counts once")
     folders = [Folder(place) for place in places]
     recipes = {folder.recipe for folder in folders}
