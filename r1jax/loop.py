@@ -80,6 +80,8 @@ class Loop:
         """The last checkpoint, laid out as `like`; the journal is cut back to its step. Says so in one line where the
         machine is another than the one that wrote it."""
         step = self.store.latest()
+        if step is not None:
+            self._check(step)
         arrays, host = self.store.restore(step, like) if step is not None else ({}, {})
         self.place.record()
         self.journal.cut(step)
@@ -92,6 +94,22 @@ class Loop:
         self._saved = step
         self._progress.update(step)
         return step, arrays, host
+
+    def _check(self, step: int) -> None:
+        """UserError unless the stage can go on from this step's checkpoint."""
+        path = f"checkpoint {self.store.folder / str(step)}"
+        require(
+            step <= self.steps,
+            f"{path} is beyond this run's end at step {self.steps}: ask for {step} steps or more, or remove "
+            f"{self.place.folder} to begin the stage again",
+        )
+        host = self.store.host(step)
+        require(
+            host.get("step") == step and isinstance(host.get("machine"), dict),
+            f"{path} does not say which step of which machine it is: remove that step's folder to go on from the step "
+            "before it",
+        )
+        self.journal.check(step)
 
     def record(self, step: int, metrics: dict, shown: Sequence[str], tokens: int | None = None) -> None:
         """Metrics of a step under way: written when the next one is recorded. tokens: for `time/tokens_per_second`."""

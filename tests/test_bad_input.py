@@ -213,6 +213,40 @@ def test_a_checkpoint_cut_short(mistake, begun):
     assert [record["step"] for record in read(begun / "tiny/base/metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
+HOST, METRICS = "checkpoints/4/host/metadata", "metrics.jsonl"
+GOING_ON = {
+    "fewer steps than there are": (
+        None,
+        None,
+        r"checkpoints/4 is beyond this run's end at step 3: ask for 4 steps or ",
+    ),
+    "no metrics": (METRICS, None, r"metrics.jsonl wants one record of each step up to 4, of which there is a checkpoi"),
+    "half the metrics": (
+        METRICS,
+        b'{"step": 1, "loss": 1.0}\n',
+        r"metrics.jsonl wants one record of each step up to 4",
+    ),
+    "a bad line": (METRICS, b'{"step": 1}\n{"ste\n', r"base/metrics.jsonl:2 is no JSON: .*; put the file back as it"),
+    "a list in a checkpoint": (
+        HOST,
+        b"[]",
+        r"checkpoints/4 cannot be read, .* \(its host item is no JSON object\): rem",
+    ),
+    "nothing in a checkpoint": (HOST, b"{}", r"checkpoints/4 does not say which step of which machine it is: remove t"),
+}
+
+
+@pytest.mark.parametrize("file, data, said", GOING_ON.values(), ids=GOING_ON)
+def test_a_stage_that_cannot_go_on(file, data, said, mistake, begun):
+    (begun / "tiny/base/done.json").unlink()
+    if data is not None:
+        (begun / "tiny/base" / file).write_bytes(data)
+    elif file is not None:
+        (begun / "tiny/base" / file).unlink()
+    line, _ = mistake(begun, BASE, f"--gin.pretrain.Run.steps={4 if file else 3}")
+    assert re.search(said, line), line
+
+
 def test_gradients_that_are_not_finite(mistake, begun):
     """An absurd learning rate: the third bad gradient in a row is the last one."""
     shutil.rmtree(begun / "tiny/base")

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pytest
 
+from r1jax.base.fields import UserError
 from r1jax.base.metrics import Journal, read
 
 
@@ -53,3 +55,39 @@ def test_a_cut_never_leaves_half_a_file(tmp_path):
         assert len(old.readlines()) == 49
     assert [json.loads(line)["step"] for line in open(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "samples.jsonl", "tensorboard"]
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (b'{"step": 1\n', ":2 is no JSON: Expecting"),
+        (b"\xff\n", ":2 is no JSON: 'utf-8' codec can't decode"),
+        (b"[1]\n", ":2 is no JSON object; "),
+        (b'{"step": "one"}\n', ":2 has no step; "),
+        (b"{}\n", ":2 has no step; "),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_cut(line, said, tmp_path):
+    write(tmp_path, [1])
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + line)
+    before = path.read_bytes()
+    for read_it in (lambda: Journal(tmp_path).cut(1), lambda: Journal(tmp_path).check(1)):
+        with pytest.raises(UserError) as error:
+            read_it()
+        assert f"{path}{said}" in str(error.value) and "to begin the stage again" in str(error.value)
+    assert path.read_bytes() == before
+    if "step" not in said:
+        with pytest.raises(UserError):
+            read(path)
+
+
+def test_what_goes_on_wants_a_record_of_each_step(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    for step in (1, 2, 3):
+        Journal(tmp_path).check(step)
+    for steps in ([1, 2], [2, 3], []):
+        (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
+        write(tmp_path, steps)
+        with pytest.raises(UserError, match="metrics.jsonl wants one record of each step up to 3, of which there is a"):
+            Journal(tmp_path).check(3)

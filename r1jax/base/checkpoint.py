@@ -94,7 +94,10 @@ class Store:
         """The JSON item of a step."""
         path = self._path(step) / "host" / "metadata"
         try:
-            return json.loads(path.read_text())
+            host = json.loads(path.read_text())
+            if not isinstance(host, dict):
+                raise ValueError("its host item is no JSON object")
+            return host
         except (OSError, ValueError) as error:
             raise _unreadable(self._path(step), error) from error
 

@@ -7,11 +7,15 @@ is the same in every run of the same seed. After a restart `cut` takes back what
 import json
 import math
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
+from r1jax.base.fields import UserError, require
 from r1jax.base.files import append, write_atomically
 from r1jax.base.mesh import is_main
+
+REMEDY = "put the file back as it was, or remove the stage's folder to begin the stage again"
 
 
 class Journal:
@@ -50,8 +54,17 @@ class Journal:
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.folder / name
             if path.exists():
-                kept = [] if step is None else [line for line in _lines(path) if json.loads(line)["step"] <= step]
+                kept = [] if step is None else [line for line, at in _steps(path) if at <= step]
                 write_atomically(path, "".join(line + "\n" for line in kept))
+
+    def check(self, step: int) -> None:
+        """UserError unless there is a record of each step up to `step`; `cut` and what comes after build on them."""
+        path = self.folder / "metrics.jsonl"
+        there = [at for _, at in _steps(path) if at <= step] if path.exists() else []
+        require(
+            there == list(range(1, step + 1)),
+            f"{path} wants one record of each step up to {step}, of which there is a checkpoint; {REMEDY}",
+        )
 
     def close(self) -> None:
         """Flushes the TensorBoard file."""
@@ -61,14 +74,31 @@ class Journal:
 
 
 def read(path: epath.PathLike) -> list[dict]:
-    """The records of a .jsonl file, in order; a torn last line is left out, a missing file is no records."""
+    """The records of a .jsonl file, in order; a torn last line is left out, a missing file is no records. UserError
+    where a line is no JSON object."""
     path = epath.Path(path)
-    return [json.loads(line) for line in _lines(path)] if path.exists() else []
+    return [record for _, _, record in _lines(path)] if path.exists() else []
 
 
-def _lines(path: epath.Path) -> list[str]:
+def _lines(path: epath.Path) -> Iterator[tuple[str, str, dict]]:
+    """(file and number, text, record) of each line."""
     whole = path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a line torn within a letter even
-    return [line.decode() for line in whole]
+    for number, line in enumerate(whole, 1):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode()
+            record = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{where} is no JSON: {error}; {REMEDY}") from error
+        require(isinstance(record, dict), f"{where} is no JSON object; {REMEDY}")
+        yield where, text, record
+
+
+def _steps(path: epath.Path) -> Iterator[tuple[str, int]]:
+    """(text, step) of each line."""
+    for where, text, record in _lines(path):
+        require(isinstance(record.get("step"), int), f"{where} has no step; {REMEDY}")
+        yield text, record["step"]
 
 
 def _number(value) -> float:

@@ -176,7 +176,7 @@ def run(cfg: Run, place: Place) -> None:
         host = {"step": 0, "rollout": 0, "positions": {}, "left": 0, "minibatches": cfg.minibatches, "reference": None}
         held = None
         last = loop.store.latest()
-        if last is not None and loop.store.host(last)["left"]:
+        if last is not None and loop.store.host(last).get("left"):
             minibatches = loop.store.host(last)["minibatches"]
             require(
                 minibatches == cfg.minibatches,
