@@ -542,7 +542,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([other], "other holds no run"),
         ([a, a], "a folder is given twice"),
         ([a, b], "these are runs of several recipes (large, small); one report is of one"),
-        ([broken], "broken/zero/metrics.jsonl:2: this line is no JSON"),
+        ([broken], "broken/zero/metrics.jsonl:2 is no JSON: "),
     ]:
         assert main(["report", *map(str, dirs)]) == 2
         out, err = capsys.readouterr()
@@ -567,14 +567,14 @@ WRONG = {  # file, what stands there instead, what is said of it
         {"by_domain": {"math": {"questions": 2, "samples": 2, "win_rate_ci95": 3}}},
         "results.json: 'win_rate_ci95' is no interval",
     ),
-    "line": ("evaluate_zero/samples.jsonl", [[1]], "samples.jsonl:1: this line is no JSON object"),
+    "line": ("evaluate_zero/samples.jsonl", [[1]], "samples.jsonl:1 is no JSON object"),
     "id": ("evaluate_zero/samples.jsonl", [SAMPLE | {"id": [1]}], "samples.jsonl holds what no evaluation writes ("),
     "verdict": ("evaluate_zero/samples.jsonl", [SAMPLE | {"correct": "yes"}], "samples.jsonl: \"correct\" is 'yes'"),
     "count": ("evaluate_zero/samples.jsonl", [SAMPLE | {"reflections": None}] * 4, "samples.jsonl holds what no evaluation"),
     "a question": ("evaluate_zero/samples.jsonl", [SAMPLE] * 2, SHORT),
     "a sample": ("evaluate_zero/samples.jsonl", [SAMPLE, SAMPLE, SAMPLE | {"id": 1}], SHORT),
     "no samples": ("evaluate_zero/samples.jsonl", [], "samples.jsonl holds 2 answers to each of 0 questions"),
-    "no step": ("zero/metrics.jsonl", [{"loss": 1.0}], "metrics.jsonl:1: this line has no step"),
+    "no step": ("zero/metrics.jsonl", [{"loss": 1.0}], "metrics.jsonl:1 has no step"),
     "step": ("zero/metrics.jsonl", [{"step": "five"}], "metrics.jsonl:1: 'step' is 'five', wanted a number"),
     "metric": ("zero/metrics.jsonl", [{"step": 1}, {"step": 2, "loss": None}], "metrics.jsonl:2: 'loss' is 'None'"),
     "steps": ("zero/metrics.jsonl", [{"step": 1}], "metrics.jsonl ends at step 1, the stage at step 3: put the file"),

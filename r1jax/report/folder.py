@@ -112,7 +112,7 @@ class Folder:
         for stage, records in found.items():
             path, done = self.root / stage / "metrics.jsonl", (self.done(stage) or {}).get("steps")
             for number, record in enumerate(records, 1):
-                require("step" in record, f"{path}:{number}: this line has no step; {REMEDY}")
+                require("step" in record, f"{path}:{number} has no step; {REMEDY}")
                 _check_numbers(f"{path}:{number}", record, record)
             last = records[-1]["step"] if records else 0
             short = done is not None and last != done and path.exists()
