@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from r1jax.report.findings import FINDINGS
 from r1jax.report.folder import Folder
 from r1jax.reward.grade import Grade
 from r1jax.reward.statistics import interval
+
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+
+import speed  # noqa: E402
 
 TINY = Path(__file__).parent / "tiny"
 T3 = 4.302652729911275  # of Student's t with 2 degrees of freedom, 97.5%
@@ -424,6 +430,11 @@ def test_ticks_are_round(low, high, wanted):
     assert found == pytest.approx(wanted or [5, 5.2, 5.4, 5.6, 5.8, 6])
 
 
+def test_every_checkpoint_that_is_named_is_one_of_a_recipe():
+    recipes = "".join(path.read_text() for path in Path(__file__).parent.parent.glob("configs/recipes/*.gin"))
+    assert [name for name in tables.CHECKPOINTS if f"'{name}'" not in recipes] == []
+
+
 # The page
 
 
@@ -532,6 +543,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     b = run(tmp_path / "b/large", {"zero": {}}, name="large")
     broken = run(tmp_path / "broken", {"zero": {"metrics.jsonl": '{"step": 1}\nno\n'}})
     other = run(tmp_path / "other", {"zero": {}})
+    seeded = run(tmp_path / "seeded/small", {"evaluate_zero": evaluated("RR", "22", seed=3)})
+    same = shutil.copytree(seeded, tmp_path / "same")
+    (tmp_path / "link").symlink_to(a)
     (other / "recipe.json").write_text("{}")
     for dirs, said in [
         (
@@ -541,6 +555,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([tmp_path / "a"], f"no recipe.json of one; is {a} meant?"),
         ([other], "other holds no run"),
         ([a, a], "a folder is given twice"),
+        ([a, tmp_path / "link"], "a folder is given twice; each run counts once"),
+        ([seeded, a, same], "2 of these runs are of seed 3; each seed counts once"),
         ([a, b], "these are runs of several recipes (large, small); one report is of one"),
         ([broken], "broken/zero/metrics.jsonl:2 is no JSON: "),
     ]:
@@ -638,3 +654,10 @@ def test_a_recipe_leaves_its_report_and_what_it_cost(tmp_path, capsys):
     assert done["base"]["flops"] > 6 * 10_000 * done["base"]["tokens_trained"] > 0
     assert json.loads((root / "machine.json").read_text())["flops_per_second"] > 1e8
     assert "share of the rate" in (root / "report.md").read_text()
+    capsys.readouterr()
+    assert speed.main([str(root)]) == 0
+    out = capsys.readouterr().out
+    rate = json.loads((root / "machine.json").read_text())["flops_per_second"]
+    assert f"({rate / 1e9:.3g} GFLOP/s, measured when the run ended)" in out
+    assert re.search(r"^zero: rollout [\d,]+ tokens in [\d.]+ s = .*; update [\d,]+ tokens/s, \d+% of the", out, re.M)
+    assert speed.main([str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err

@@ -143,10 +143,10 @@ class Folder:
         return _check_numbers(self.root / "machine.json", machine, ("flops_per_second",)).get("flops_per_second")
 
     @property
-    def label(self) -> str:
-        """The run's seed, or where it says none, its folder."""
+    def seed(self) -> int | None:
+        """The run's seed; None where its evaluations say none or several."""
         seeds = {evaluation.results.get("seed") for evaluation in self.evaluations.values()}
-        return f"seed {seeds.pop()}" if len(seeds) == 1 and None not in seeds else str(self.root)
+        return seeds.pop() if len(seeds) == 1 else None
 
     def done(self, stage: str) -> dict[str, Any] | None:
         done = self._json(f"{stage}/done.json")
