@@ -54,6 +54,7 @@ class Settings(Steps, Protocol):
 def check(cfg: Settings) -> None:
     """UserError where the fields of a Run do not go together."""
     at_least(1, cfg, "rows", "row_length", "microbatches")
+    at_least(0, cfg, "bias_rate", "mtp_weight")
     not_empty(cfg, "capacities")
     require(
         cfg.rows % cfg.microbatches == 0,

@@ -1,18 +1,24 @@
 """Many questions put to one checkpoint, chunk by chunk: the loop that evaluation and curation share.
 
 The records of finished chunks are on the disk, so a run that was cut off goes on with the next chunk. A response is a
-function of (seed, question id, sample index), so what comes out does not depend on where it was cut.
+function of (seed, question id, sample index), so what comes out does not depend on where it was cut. settings.json says
+what they were drawn and judged with: under other settings it does not go on.
 """
 
+import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 import jax
 import numpy as np
+from etils import epath
 
 from r1jax import policies, responses
-from r1jax.base.files import append, write_atomically
+from r1jax.base.fields import require
+from r1jax.base.files import append, read_json, write_atomically
 from r1jax.base.mesh import Mesh, is_main
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
@@ -26,6 +32,9 @@ from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
 from r1jax.responses import Responses
 from r1jax.rollout.sampler import Sampler
+
+
+FREE = ("mesh", "chunk", "general", "init")  # may change on the way; of init, what it comes to stands in settings.json
 
 
 class Settings(Protocol):
@@ -71,12 +80,16 @@ def ask(
     G = cfg.sampler.samples
     responder = responses.Responder(cfg.model, cfg.mesh.for_rollout, cfg.dtype, cfg.sampler, cfg.template, tokenizer)
     prompts = responder.prompts(questions)  # one that is too long is found now
-    path = place.folder / "samples.jsonl"
-    done = _whole_chunks(read(path), cfg.chunk * G, len(questions) * G)
+    path, settings = place.folder / "samples.jsonl", _settings(cfg, place, init, questions)
+    found = read(path)
+    if found:
+        _check_settings(path, settings)
+    done = _whole_chunks(found, cfg.chunk * G, len(questions) * G)
     with jax.set_mesh(cfg.mesh.make()), Stop() as stop, Progress(place.name, len(questions)) as progress:
         view = responder.view(policies.load(place.other(init), cfg.model, Layout(cfg.mesh, cfg.dtype)))
         place.record()
         if is_main():
+            write_atomically(_beside(path), json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
             write_atomically(path, _lines(done))
         for first in range(len(done) // G, len(questions), cfg.chunk):
             if stop.asked():
@@ -91,6 +104,25 @@ def ask(
     lengths = np.array([record["tokens"] for record in done]).reshape(-1, G)
     work = cost.sampling(np.array([len(prompt) for prompt in prompts]), lengths)
     return done, {"tokens_drawn": int(lengths.sum()), "flops": float(round(cost.forward(cfg.model, *work)))}
+
+
+def _settings(cfg: Settings, place: Place, init: str, questions: Sequence[Question]) -> dict[str, str]:
+    """All that the records are a function of, by name."""
+    named = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name not in FREE}
+    said = {name: re.sub(r" at 0x\w+", "", repr(value)) for name, value in named.items()}  # an address is none
+    asked = hashlib.sha256(repr(questions).encode(errors="replace")).hexdigest()
+    return {"checkpoint": f"{init}/{policies.latest(place.other(init))}"} | said | {"questions": asked}
+
+
+def _beside(path: epath.Path) -> epath.Path:
+    return path.parent / "settings.json"
+
+
+def _check_settings(path: epath.Path, settings: dict[str, str]) -> None:
+    """UserError where the samples that are there were drawn, or judged, with others."""
+    before = read_json(_beside(path)) if _beside(path).exists() else {}
+    other = ", ".join(name for name in settings | before if settings.get(name) != before.get(name))
+    require(not other, f"{path} holds answers under other settings ({other}); go back to those, or remove the file")
 
 
 def _lines(records: list[dict]) -> str:

@@ -137,13 +137,46 @@ def test_fine_tuning_learns_them_and_a_stage_that_is_complete_stays(ran, capsys)
     assert done["examples"] == len(examples.read(epath.Path(ran / "curated"))) and done["too_long"] == 0
 
 
-def test_a_curation_that_was_cut_off_goes_on(ran, tmp_path):
-    copy = Path(shutil.copytree(ran, tmp_path / "tiny"))
-    curated = copy / "curated"
+OTHERS = {
+    "curate.Run.init=tuned": "checkpoint",
+    "curate.Run.seed=1": "seed",
+    "curate.Run.questions=4": "questions",
+    "curate.Run.rewards=(@rules.Accuracy(),)": "rewards",
+    "sampler.Sampler.samples=4": "sampler",
+    "sampler.Sampler.temperature=0.5": "sampler",
+    "template.Zero.text='{question} User:'": "template",
+}
+
+
+@pytest.fixture
+def cut_off(ran, tmp_path) -> Path:
+    """The folder of its curation, of which a part is on the disk."""
+    curated = Path(shutil.copytree(ran, tmp_path / "tiny")) / "curated"
     lines = (curated / "samples.jsonl").read_text().splitlines(keepends=True)
     (curated / "samples.jsonl").write_text("".join(lines[:11]))  # a chunk of 8 responses, and part of the next
     (curated / "done.json").unlink()
     shutil.rmtree(curated / "examples")
+    return curated
+
+
+@pytest.mark.parametrize("other, named", OTHERS.items(), ids=OTHERS)
+def test_a_curation_does_not_go_on_under_other_settings(other, named, cut_off, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in cut_off.iterdir() if path.is_file()}
+    again = ["run", str(TINY / "recipe.gin"), "--workdir", str(tmp_path), *FLAGS, f"--gin.curated/{other}"]
+    assert main(again) == 2
+    said = f"{cut_off}/samples.jsonl holds answers under other settings ({named}); go back to those, or remove the file"
+    assert capsys.readouterr().err == f"r1jax: {said}\n"
+    assert {path.name: path.read_bytes() for path in cut_off.iterdir() if path.is_file()} == before
+
+
+def test_samples_of_settings_that_nobody_knows_are_not_gone_on_with(cut_off, tmp_path, capsys):
+    (cut_off / "settings.json").unlink()
+    assert main(["run", str(TINY / "recipe.gin"), "--workdir", str(tmp_path), *FLAGS]) == 2
+    assert "holds answers under other settings (checkpoint, data, task, " in capsys.readouterr().err
+
+
+def test_a_curation_that_was_cut_off_goes_on(ran, cut_off, tmp_path):
     assert main(["run", str(TINY / "recipe.gin"), "--workdir", str(tmp_path), *FLAGS]) == 0
-    assert (curated / "samples.jsonl").read_text() == "".join(lines)
-    assert examples.read(epath.Path(curated)) == examples.read(epath.Path(ran / "curated"))
+    for name in ("samples.jsonl", "settings.json"):
+        assert (cut_off / name).read_text() == (ran / "curated" / name).read_text()
+    assert examples.read(epath.Path(cut_off)) == examples.read(epath.Path(ran / "curated"))

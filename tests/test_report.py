@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from r1jax.report.findings import FINDINGS
 from r1jax.report.folder import Folder
 from r1jax.reward.grade import Grade
 from r1jax.reward.statistics import interval
+
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+
+import speed  # noqa: E402
 
 TINY = Path(__file__).parent / "tiny"
 T3 = 4.302652729911275  # of Student's t with 2 degrees of freedom, 97.5%
@@ -424,6 +430,11 @@ def test_ticks_are_round(low, high, wanted):
     assert found == pytest.approx(wanted or [5, 5.2, 5.4, 5.6, 5.8, 6])
 
 
+def test_every_checkpoint_that_is_named_is_one_of_a_recipe():
+    recipes = "".join(path.read_text() for path in Path(__file__).parent.parent.glob("configs/recipes/*.gin"))
+    assert [name for name in tables.CHECKPOINTS if f"'{name}'" not in recipes] == []
+
+
 # The page
 
 
@@ -532,7 +543,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     b = run(tmp_path / "b/large", {"zero": {}}, name="large")
     broken = run(tmp_path / "broken", {"zero": {"metrics.jsonl": '{"step": 1}\nno\n'}})
     other = run(tmp_path / "other", {"zero": {}})
-    (other / "recipe.json").write_text("[]")
+    seeded = run(tmp_path / "seeded/small", {"evaluate_zero": evaluated("RR", "22", seed=3)})
+    same = shutil.copytree(seeded, tmp_path / "same")
+    (tmp_path / "link").symlink_to(a)
+    (other / "recipe.json").write_text("{}")
     for dirs, said in [
         (
             [tmp_path / "nothing"],
@@ -541,6 +555,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([tmp_path / "a"], f"no recipe.json of one; is {a} meant?"),
         ([other], "other holds no run"),
         ([a, a], "a folder is given twice"),
+        ([a, tmp_path / "link"], "a folder is given twice; each run counts once"),
+        ([seeded, a, same], "2 of these runs are of seed 3; each seed counts once"),
         ([a, b], "these are runs of several recipes (large, small); one report is of one"),
         ([broken], "broken/zero/metrics.jsonl:2 is no JSON: "),
     ]:
@@ -549,6 +565,74 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert out == "" and re.fullmatch(r"r1jax: [^\n]+\n", err) and said in err
     assert main(["report"]) == 2 and main(["report", str(a), "--gin.x=1"]) == 2
     assert not list(tmp_path.rglob("report.*"))
+
+
+SHORT = "holds 2 answers to each of 1 questions, results.json speaks of 2: put the file back as the run left it, or let"
+SAMPLE = {"id": 0, "answer": "1", "correct": True, "correct_any_format": True, "formatted": True, "language": 1.0}
+SAMPLE |= {"reflections": 0, "tokens": 9}
+WRONG = {  # file, what stands there instead, what is said of it
+    "no stages": ("recipe.json", {"recipe": "x", "stages": 3}, "holds no run, there is no recipe.json of one"),
+    "a number": ("evaluate_zero/results.json", 5, "results.json holds int in JSON, wanted an object"),
+    "figure": ("evaluate_zero/results.json", {"pass@1": "x"}, "results.json: 'pass@1' is 'x', wanted a number"),
+    "no figure": ("evaluate_zero/results.json", {"pass@1": None}, "results.json: 'pass@1' is 'None', wanted a number"),
+    "samples": ("evaluate_zero/results.json", {"questions": "7"}, "results.json: 'questions' is '7', wanted a number"),
+    "interval": ("evaluate_zero/results.json", {"pass@1_ci95": 3}, "results.json: 'pass@1_ci95' is no interval"),
+    "domains": ("evaluate_zero/results.json", {"by_domain": []}, "results.json: 'by_domain' is no table of tables"),
+    "domain": (
+        "evaluate_zero/results.json",
+        {"by_domain": {"math": {"questions": 2, "samples": 2, "win_rate_ci95": 3}}},
+        "results.json: 'win_rate_ci95' is no interval",
+    ),
+    "line": ("evaluate_zero/samples.jsonl", [[1]], "samples.jsonl:1 is no JSON object"),
+    "id": ("evaluate_zero/samples.jsonl", [SAMPLE | {"id": [1]}], "samples.jsonl holds what no evaluation writes ("),
+    "verdict": ("evaluate_zero/samples.jsonl", [SAMPLE | {"correct": "yes"}], "samples.jsonl: \"correct\" is 'yes'"),
+    "count": ("evaluate_zero/samples.jsonl", [SAMPLE | {"reflections": None}] * 4, "samples.jsonl holds what no evaluation"),
+    "a question": ("evaluate_zero/samples.jsonl", [SAMPLE] * 2, SHORT),
+    "a sample": ("evaluate_zero/samples.jsonl", [SAMPLE, SAMPLE, SAMPLE | {"id": 1}], SHORT),
+    "no samples": ("evaluate_zero/samples.jsonl", [], "samples.jsonl holds 2 answers to each of 0 questions"),
+    "no step": ("zero/metrics.jsonl", [{"loss": 1.0}], "metrics.jsonl:1 has no step"),
+    "step": ("zero/metrics.jsonl", [{"step": "five"}], "metrics.jsonl:1: 'step' is 'five', wanted a number"),
+    "metric": ("zero/metrics.jsonl", [{"step": 1}, {"step": 2, "loss": None}], "metrics.jsonl:2: 'loss' is 'None'"),
+    "steps": ("zero/metrics.jsonl", [{"step": 1}], "metrics.jsonl ends at step 1, the stage at step 3: put the file"),
+    "no metrics": ("zero/metrics.jsonl", [], "metrics.jsonl ends at step 0, the stage at step 3"),
+    "text": ("zero/samples.jsonl", [{"step": 1, "correct": "maybe"}], "samples.jsonl: \"correct\" is 'maybe'"),
+    "times": ("times.json", [1], "times.json holds list in JSON"),
+    "time": ("times.json", {"zero": "long"}, "times.json: 'zero' is 'long', wanted a number"),
+    "machine": ("machine.json", [1], "machine.json holds list in JSON"),
+    "rate": ("machine.json", {"flops_per_second": "9"}, "machine.json: 'flops_per_second' is '9', wanted a number"),
+    "done": ("zero/done.json", [1], "done.json holds list in JSON"),
+    "tokens": ("zero/done.json", {"tokens_drawn": "9"}, "done.json: 'tokens_drawn' is '9', wanted a number"),
+    "yield": ("zero/yield.json", [1], "yield.json holds list in JSON"),
+    "yields": ("zero/yield.json", {"math": 1}, "yield.json: 'math' is no table"),
+    "config": ("zero/config.gin", b"\xff", "config.gin is no text ("),
+}
+
+
+@pytest.mark.parametrize("file, content, said", WRONG.values(), ids=WRONG)
+def test_what_a_run_does_not_write_is_named(file, content, said, tmp_path, capsys):
+    zero = {"metrics": trained("length/mean", 1, 2), "done": {"steps": 3}}
+    root = run(tmp_path / "a", {"zero": zero, "evaluate_zero": evaluated("RR", "R2")})
+    assert main(["report", str(root)]) == 0
+    path, before = root / file, (root / "report.html").read_bytes()
+    if file.endswith("results.json") and isinstance(content, dict):
+        content = json.loads(path.read_text()) | content
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif file.endswith(".jsonl"):
+        path.write_text("".join(json.dumps(line) + "\n" for line in content))
+    else:
+        path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["report", str(root)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"r1jax: [^\n]+\n", err) and said in err, err
+    assert (root / "report.html").read_bytes() == before
+
+
+def test_without_its_samples_an_evaluation_has_no_interval_over_questions(tmp_path):
+    root = run(tmp_path / "a", {"evaluate_zero": evaluated("RR", "R2", **{"pass@1": 0.75})})
+    (root / "evaluate_zero/samples.jsonl").unlink()
+    assert found(1, root)["R1-Zero: pass@1"] == (0.75, None, None, 1)
 
 
 def test_a_recipe_leaves_its_report_and_what_it_cost(tmp_path, capsys):
@@ -570,3 +654,10 @@ def test_a_recipe_leaves_its_report_and_what_it_cost(tmp_path, capsys):
     assert done["base"]["flops"] > 6 * 10_000 * done["base"]["tokens_trained"] > 0
     assert json.loads((root / "machine.json").read_text())["flops_per_second"] > 1e8
     assert "share of the rate" in (root / "report.md").read_text()
+    capsys.readouterr()
+    assert speed.main([str(root)]) == 0
+    out = capsys.readouterr().out
+    rate = json.loads((root / "machine.json").read_text())["flops_per_second"]
+    assert f"({rate / 1e9:.3g} GFLOP/s, measured when the run ended)" in out
+    assert re.search(r"^zero: rollout [\d,]+ tokens in [\d.]+ s = .*; update [\d,]+ tokens/s, \d+% of the", out, re.M)
+    assert speed.main([str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err

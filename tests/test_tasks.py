@@ -43,6 +43,9 @@ def test_one_method_makes_a_task_and_a_source_says_more():
         Holder(asked="Double")
 
 
+LONG = "A train leaves the town at noon and drives 60 miles an hour"  # 13 words
+
+
 def written(path, *rows) -> str:
     path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -90,20 +93,43 @@ def test_replies_become_examples(tmp_path):
         {"question": "你好！", "completion": "你好。", "language": "zh", "domain": "helpful"},
         {"question": "?"},
     )
-    task = JsonLines(test=(replies,), replies=(replies,))
+    broken = JsonLines(replies=(replies,))
+    for read in (lambda: broken.general(2, Zero()), lambda: broken.prepare(epath.Path(tmp_path), lambda count: None)):
+        with pytest.raises(UserError, match=r'replies.jsonl:3: there is no "completion", a text'):
+            read()
+    replies = written(tmp_path / "replies.jsonl", *open(replies).read().splitlines(keepends=True)[:2])
+    task = JsonLines(replies=(replies,))
     assert isinstance(task, General) and isinstance(World(), General) and not isinstance(Double(), General)
     first, second = task.general(2, Zero(text="User: {question} Assistant:"))
     assert first == Example(
         "User: Hello! Assistant:", "<think></think>Hello.", "math", "en", 0, 0, 0, f"{replies}:1", 0.0, "{}"
     )
     assert (second.language, second.domain, second.question) == ("zh", "helpful", 1)
-    with pytest.raises(UserError, match=r'replies.jsonl:3: there is no "completion", a text'):
+    assert task.prepare(epath.Path(tmp_path), lambda count: None)["questions"] == 0
+    assert task.general(1, Zero(text="User: {question} Assistant:")) == [first]
+    with pytest.raises(UserError, match="JsonLines.replies has 2 lines, 3 are wanted"):
         task.general(3, Zero())
-    alone = JsonLines(replies=(replies,))
-    assert alone.prepare(epath.Path(tmp_path), lambda count: None)["questions"] == 0
-    assert alone.general(2, Zero()) == task.general(2, Zero())
     with pytest.raises(UserError, match="JsonLines.replies has 0 lines, 1 are wanted"):
-        JsonLines(test=(replies,)).general(1, Zero())
+        JsonLines(rl=(replies,)).general(1, Zero())
+
+
+def test_replies_share_nothing_with_what_is_held_out(tmp_path):
+    """In the question; in the completion; from the end of the one to the beginning of the other."""
+    pairs = [("Hello!", "Good day."), (LONG + "!", "1"), ("Say it.", f"So: {LONG}"), (LONG[:23], LONG[23:])]
+    pairs += [("WHAT is 7+5", "12"), ("Who?", "I.")]
+    rows = [{"question": question, "completion": completion} for question, completion in pairs]
+    replies = written(tmp_path / "replies.jsonl", *rows)
+    test = written(tmp_path / "test.jsonl", {"question": LONG, "answer": "1"})
+    validation = written(tmp_path / "validation.jsonl", {"question": "What is 7+5?", "answer": "12"})
+    task = JsonLines(replies=(replies,), test=(test,), validation=(validation,))
+    assert task.prepare(epath.Path(tmp_path / "data"), lambda count: None)["left_out"] == 4
+    assert [(e.completion, e.question, e.source) for e in task.general(2, Zero())] == [
+        ("Good day.", 0, f"{replies}:1"),
+        ("I.", 5, f"{replies}:6"),
+    ]
+    said = r"JsonLines.replies has 2 lines \(4 more share words with a question that is held out\), 3 are wanted"
+    with pytest.raises(UserError, match=said):
+        task.general(3, Zero())
 
 
 def test_two_files_of_one_split_are_numbered_through(tmp_path):
@@ -149,9 +175,6 @@ def test_files_that_are_missing(tmp_path):
         JsonLines(documents=("some.jsonl",))
     with pytest.raises(UserError, match="decontaminate is 0; it must be at least 1"):
         JsonLines(rl=("some.jsonl",), decontaminate=0)
-
-
-LONG = "A train leaves the town at noon and drives 60 miles an hour"  # 13 words
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_data_set_that_was_cut_off_is_written_anew_and_a_whole_one_never(tmp_p
 
 @pytest.mark.parametrize(
     "wrong, said",
-    [({"textbook": 0.9}, "above 1"), ({"slip": -0.1}, "must not be negative"), ({"bare": 0.9}, "above 1")],
+    [({"textbook": 0.9}, "above 1"), ({"slip": -0.1}, "must be between 0 and 1"), ({"bare": 0.9}, "above 1")],
 )
 def test_a_mixture_that_is_none(wrong, said):
     with pytest.raises(UserError, match=said):

@@ -1,50 +1,55 @@
-"""What a recipe's run cost: time per stage, tokens/s of rollout and update, and the update's share of the matmul rate.
+"""What a recipe's run cost: the report's table of costs, then tokens/s of sampling and update, and the update's share of
+the machine's matmul rate.
 
     python tools/speed.py runs/miniature_zero
 
-Reads what the run wrote and measures the machine's matrix products beside it, with the same cores. Tokens are
-those of the responses (rollout) or of prompts and responses (update), without padding; FLOPs are model FLOPs.
+All of it from what the run wrote, the matmul rate as well. Tokens are those of the responses (rollout) or of prompts and
+responses (update), without padding; FLOPs are model FLOPs; each figure is the median over the rollouts but the first.
 """
 
-import json
+import argparse
 import statistics
 import sys
-from pathlib import Path
 
 import gin
 
-from r1jax.base.metrics import read
-from r1jax.model.cost import forward_flops, matmul_rate
+from r1jax.base.fields import UserError
+from r1jax.model.cost import forward_flops
+from r1jax.report import page, tables
+from r1jax.report.folder import Folder
 from r1jax.stages import reinforce
 
 
-def main(root: Path) -> None:
-    total = 0.0
-    for record in json.loads((root / "times.json").read_text()).items():
-        stage, seconds = record
-        total += seconds
-        print(f"{stage:16s} {seconds:7.1f} s")
-    print(f"{'all':16s} {total:7.1f} s")
-    rate = matmul_rate()
-    print(f"\nmatrix products: {rate / 1e9:.0f} GFLOP/s")
-    for stage in sorted(path.parent for path in root.glob("*/config.gin")):
-        records = [record for record in read(stage / "metrics.jsonl") if "time/rollout" in record][1:]
-        if not records:
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser.add_argument("dir", metavar="DIR", help="a run, runs/<recipe>")
+    try:
+        tell(Folder(parser.parse_args(argv).dir))
+    except UserError as error:
+        print(f"speed.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def tell(folder: Folder) -> None:
+    print(page.plain(tables.costs([folder])))
+    for stage, records in folder.training.items():
+        found = [record for record in records if "time/rollout" in record][1:]
+        if not found:
             continue
         gin.clear_config()
-        gin.parse_config_file(str(stage / "config.gin"))
-        cfg = gin.get_configurable(reinforce.Run)()
-        middle = lambda key: statistics.median(record[key] for record in records)  # noqa: E731, B023
-        update = statistics.median(record["update/tokens"] / record["time/update"] for record in records)
-        context = middle("update/tokens") * cfg.minibatches / cfg.sequences / 2
-        share = update * 3 * forward_flops(cfg.model, context) / rate
+        gin.parse_config(folder.config(stage))
+        model = gin.get_configurable(reinforce.Run)().model
+        middle = lambda key: statistics.median(record[key] for record in found)  # noqa: E731, B023
+        update = statistics.median(record["update/tokens"] / record["time/update"] for record in found)
+        flops = update * 3 * forward_flops(model, middle("update/keys") / middle("update/tokens"))
+        share = f", {flops / folder.rate:.0%} of the matmul rate" if folder.rate else ""
         print(
-            f"{stage.name}: rollout {middle('rollout/tokens'):,.0f} tokens in {middle('time/rollout'):.2f} s = "
-            f"{middle('rollout/tokens') / middle('time/rollout'):,.0f} tokens/s; update {update:,.0f} tokens/s, "
-            f"{share:.0%} of the matmul rate; "
+            f"{stage}: rollout {middle('rollout/tokens'):,.0f} tokens in {middle('time/rollout'):.2f} s = "
+            f"{middle('rollout/tokens') / middle('time/rollout'):,.0f} tokens/s; update {update:,.0f} tokens/s{share}; "
             f"rewards {middle('time/score'):.2f} s, reference {middle('time/reference'):.2f} s"
         )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main())

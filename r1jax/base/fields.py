@@ -5,6 +5,7 @@ calls `check(self)` first thing in `__post_init__` and then states its ranges wi
 """
 
 import dataclasses
+import math
 import types
 import typing
 
@@ -32,6 +33,20 @@ def at_least(least: float, config: typing.Any, *names: str) -> None:
         require(value is None or value >= least, f"{where(config, name)} is {value}; it must be at least {least}")
 
 
+def above(bound: float, config: typing.Any, *names: str) -> None:
+    """The same, unless they are above `bound`."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value > bound, f"{where(config, name)} is {value}; it must be above {bound}")
+
+
+def between(least: float, most: float, config: typing.Any, *names: str) -> None:
+    """The same, unless they lie between `least` and `most`, both allowed."""
+    for name in names:
+        value, said = getattr(config, name), where(config, name)
+        require(value is None or least <= value <= most, f"{said} is {value}; it must be between {least} and {most}")
+
+
 def not_empty(config: typing.Any, name: str, advice: str = "it needs one at least") -> None:
     """Raises UserError where the named tuple of a config is empty."""
     require(len(getattr(config, name)) > 0, f"{where(config, name)} is empty; {advice}")
@@ -41,13 +56,15 @@ def check(config: typing.Any) -> None:
     """Compares the fields of a dataclass instance with their annotations.
 
     Understands classes, `X | None`, `tuple[X, ...]`, `tuple[X, Y]`, `dict[K, V]`, `Literal[...]` and `Any`. An int
-    passes for a float; a bool passes for neither. Raises UserError naming the field, its value and the wanted type.
+    passes for a float; a bool passes for neither, and no float is infinite or NaN. Raises UserError naming the field,
+    its value and the wanted type.
     """
     wanted = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not _fits(value, wanted[field.name]):
-            said = f"{value!r} is {_name(type(value))}, wanted {_name(wanted[field.name])}"
+            kind = _name(type(value)) if _finite(value) else "no finite number"
+            said = f"{value!r} is {kind}, wanted {_name(wanted[field.name])}"
             raise UserError(f"{where(config, field.name)} = {said}{_called(value)}")
 
 
@@ -70,7 +87,7 @@ def _fits(value: typing.Any, wanted: typing.Any) -> bool:
     if origin is dict and args:
         return isinstance(value, dict) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
     if wanted in (int, float):
-        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
+        return isinstance(value, (int, wanted)) and not isinstance(value, bool) and _finite(value)
     return isinstance(value, origin or wanted) and not isinstance(value, type)  # a class fits many a Protocol
 
 
@@ -79,6 +96,10 @@ def _called(value: typing.Any) -> str:
     held = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)
     classes = [f"@{one.__module__.rpartition('.')[2]}.{one.__qualname__}()" for one in held if isinstance(one, type)]
     return f"; with parentheses, {', '.join(classes)}, it is an instance" if classes else ""
+
+
+def _finite(value: typing.Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _name(wanted: typing.Any) -> str:

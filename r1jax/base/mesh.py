@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType
 
-from r1jax.base.fields import UserError, check, require
+from r1jax.base.fields import UserError, at_least, check, require
 
 AXES = ("data", "fsdp", "expert", "tensor", "context")
 EXPLICIT = (AxisType.Explicit,) * len(AXES)
@@ -38,8 +38,7 @@ class Mesh:
 
     def __post_init__(self):
         check(self)
-        for axis in AXES:
-            require(getattr(self, axis) >= 1, f"Mesh.{axis} = {getattr(self, axis)}, wanted 1 or more")
+        at_least(1, self, *AXES)
         if self.rollout is not None:
             require(
                 min(self.rollout) >= 1 and int(np.prod(self.rollout)) == self.size,

@@ -7,7 +7,6 @@
 Trap: a data set that is complete is never written again. Changed files want another folder.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from r1jax.data.records import Records
 from r1jax.data.template import Template
 
 _TEXTS = dict.fromkeys(("text", "answer", "language", "domain", "tests", "reference"), str)
+Reply = tuple[str, Question, str]  # file:line, what is asked, what is replied
 _FIELDS = {"id": int, "difficulty": int} | _TEXTS
 
 
@@ -33,8 +33,8 @@ class JsonLines:
     needs no answer) and "reference" (none; a reply that a judge may compare with). Other keys are left alone.
     documents: files of lines with "text". replies: files of lines with "question" and "completion", and what else a
     question may have: examples that fine-tuning adds to the reasoning.
-    decontaminate: questions of rl and documents that share so many words in a row with a question of validation or test
-    are left out, and counted; None: only those that are such a question, word for word.
+    decontaminate: questions of rl, documents and replies that share so many words in a row with a question of
+    validation or test are left out, and counted; None: only those that are such a question, word for word.
     """
 
     rl: tuple[str, ...] = ()
@@ -66,6 +66,8 @@ class JsonLines:
             "give other files, or a larger decontaminate",
         )
         read = [documents[i] for i in apart(documents, held_out, self.decontaminate)]
+        replies = _replies(self.replies)
+        left_out = len(rl) - len(kept) + len(documents) - len(read) + len(replies) - len(self._clean(replies, held_out))
         splits = {"rl": kept, "validation": validation, "test": test}
         rows = {split: (lambda q=questions: map(_row, q)) for split, questions in splits.items() if questions}
         if rows:
@@ -76,7 +78,7 @@ class JsonLines:
             "documents": len(read),
             "questions": len(kept),
             "held_out": len(held_out),
-            "left_out": len(rl) - len(kept) + len(documents) - len(read),
+            "left_out": left_out,
         }
 
     def questions(self, split: str, folder: epath.Path) -> list[Question]:
@@ -91,14 +93,25 @@ class JsonLines:
         return [row["text"] for row in self._documents(folder).read("pretrain")] if self.documents else []
 
     def general(self, count: int, template: Template) -> list[Example]:
-        """The first `count` lines of `replies` as examples; the completion stands as it is in the file."""
-        found = []
-        for where, row in itertools.islice(lines(self.replies), count):
-            q, text = _question(where, {"answer": ""} | row, len(found)), _text(where, row, "completion")
-            prompt = template.render(q.text)
-            found.append(Example(prompt, text, q.domain, q.language, q.id, 0, 0, where, 0.0, "{}"))
-        require(len(found) == count, f"JsonLines.replies has {len(found)} lines, {count} are wanted")
-        return found
+        """The first `count` lines of `replies` that are not left out, as examples; the completion stands as it is in
+        the file."""
+        replies = _replies(self.replies)
+        kept = self._clean(replies, [question.text for question in _questions(self.validation + self.test)])
+        gone = f" ({len(replies) - len(kept)} more share words with a question that is held out)"
+        require(
+            len(kept) >= count,
+            f"JsonLines.replies has {len(kept)} lines{gone if len(kept) < len(replies) else ''}, {count} are wanted",
+        )
+        return [
+            Example(template.render(q.text), text, q.domain, q.language, q.id, 0, 0, where, 0.0, "{}")
+            for where, q, text in kept[:count]
+        ]
+
+    def _clean(self, replies: Sequence[Reply], held_out: Sequence[str]) -> list[Reply]:
+        """Those that share nothing with what is held out, neither the question nor both together."""
+        asked = apart([q.text for _, q, _ in replies], held_out, self.decontaminate)
+        whole = apart([f"{q.text} {text}" for _, q, text in replies], held_out, self.decontaminate)
+        return [replies[i] for i in sorted({*asked} & {*whole})]
 
     def _questions(self, folder: epath.Path) -> Records:
         return Records(folder, "json_lines", self, _FIELDS)
@@ -127,6 +140,13 @@ def lines(files: Sequence[str]) -> Iterator[tuple[str, dict]]:
 
 def _questions(files: Sequence[str]) -> list[Question]:
     return [_question(where, row, index) for index, (where, row) in enumerate(lines(files))]
+
+
+def _replies(files: Sequence[str]) -> list[Reply]:
+    return [
+        (where, _question(where, {"answer": ""} | row, index), _text(where, row, "completion"))
+        for index, (where, row) in enumerate(lines(files))
+    ]
 
 
 def _question(where: str, row: dict, index: int) -> Question:

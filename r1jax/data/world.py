@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from r1jax.base.fields import UserError, check, require
+from r1jax.base.fields import UserError, at_least, between, check, require
 from r1jax.data.examples import Example
 from r1jax.data.problems import WORDS, Chain, Function, Problem, Writer
 from r1jax.data.questions import Question
@@ -100,10 +100,10 @@ class World:
 
     def __post_init__(self):
         check(self)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(value is None or value >= 0, f"World.{field.name} is {value}; it must not be negative")
-        require(self.stride >= 1, f"World.stride is {self.stride}; writers do at least one operation at a time")
+        numbers = [field.name for field in dataclasses.fields(self) if field.type is int]
+        at_least(0, self, *numbers)
+        at_least(1, self, "stride")
+        between(0, 1, self, *(field.name for field in dataclasses.fields(self) if field.name not in numbers))
         require(
             self.textbook + self.forum <= 1, "World.textbook + World.forum is above 1; they are shares of one whole"
         )

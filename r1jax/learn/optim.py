@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import optax
 
-from r1jax.base.fields import check, require
+from r1jax.base.fields import above, at_least, between, check, require
 
 
 def _matrices(params):
@@ -35,8 +35,10 @@ class AdamW:
 
     def __post_init__(self):
         check(self)
-        require(self.learning_rate > 0, f"AdamW.learning_rate is {self.learning_rate}; it must be positive")
-        require(self.clip > 0, f"AdamW.clip is {self.clip}; it must be positive")
+        above(0, self, "learning_rate", "clip", "eps")
+        at_least(0, self, "warmup", "weight_decay")
+        between(0, 1, self, "final", "b1", "b2")
+        require(max(self.b1, self.b2) < 1, "AdamW.b1 and b2 must be below 1: a mean that never forgets has no scale")
 
     def rate(self, steps: int) -> optax.Schedule:
         """The learning rate at each of `steps` optimizer steps."""

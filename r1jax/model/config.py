@@ -9,7 +9,7 @@ E experts · A experts per token · N layers · X vocabulary · G samples per qu
 
 import dataclasses
 
-from r1jax.base.fields import check, require
+from r1jax.base.fields import above, at_least, check, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class Yarn:
 
     def __post_init__(self):
         check(self)
+        at_least(1, self, "factor", "original_context")
+        above(0, self, "beta_fast", "beta_slow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class Llama3Scaling:
 
     def __post_init__(self):
         check(self)
+        at_least(1, self, "factor", "original_context")
+        above(0, self, "low_frequency")
+        above(self.low_frequency, self, "high_frequency")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,7 @@ class Rope:
 
     def __post_init__(self):
         check(self)
+        above(0, self, "theta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,8 @@ class Mla:
 
     def __post_init__(self):
         check(self)
+        at_least(1, self, "heads", "query_rank", "kv_rank", "nope_dim", "value_dim")
+        at_least(2, self, "rope_dim")
         require(self.rope_dim % 2 == 0, f"Mla.rope_dim is {self.rope_dim}; rotation works on pairs, so it must be even")
 
 
@@ -82,6 +90,8 @@ class Gqa:
 
     def __post_init__(self):
         check(self)
+        at_least(1, self, "heads", "kv_heads")
+        at_least(2, self, "head_dim")
         require(
             self.heads % self.kv_heads == 0, f"Gqa.heads {self.heads} is no multiple of Gqa.kv_heads {self.kv_heads}"
         )
@@ -116,9 +126,15 @@ class Moe:
 
     def __post_init__(self):
         check(self)
+        at_least(1, self, "experts", "active", "width", "groups", "top_groups")
+        at_least(0, self, "shared", "dense_layers", "balance_loss")
+        above(0, self, "scale")
         require(self.score in ("sigmoid", "softmax"), f"Moe.score is '{self.score}'; choose 'sigmoid' or 'softmax'")
         require(
             self.experts % self.groups == 0, f"Moe.experts {self.experts} is no multiple of Moe.groups {self.groups}"
+        )
+        require(
+            self.top_groups <= self.groups, f"Moe.top_groups {self.top_groups} is more than Moe.groups {self.groups}"
         )
         require(
             self.active <= self.experts // self.groups * self.top_groups,
@@ -149,6 +165,9 @@ class Transformer:
 
     def __post_init__(self):
         check(self)
+        at_least(1, self, "vocabulary", "width", "layers", "ffn_width", "context")
+        at_least(0, self, "init_std")
+        above(0, self, "norm_eps")
         require(self.mtp in (0, 1), f"Transformer.mtp is {self.mtp}; multi-token prediction has depth 0 or 1")
         require(
             self.moe is None or self.moe.dense_layers < self.layers,

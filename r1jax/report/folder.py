@@ -1,7 +1,10 @@
-"""A run's folder as the report reads it: its stages and what they left. What is absent is None or empty."""
+"""A run's folder as the report reads it: its stages and what they left. What is absent is None or empty.
 
-import json
-from collections.abc import Callable, Sequence
+What a stage wrote is checked where it is read, so that the rest of the report meets numbers where it wants some; a file
+that was cut short or changed is a UserError that names it.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,9 +13,12 @@ from etils import epath
 
 from r1jax.base import metrics
 from r1jax.base.fields import UserError, require
+from r1jax.base.files import read_json
 from r1jax.reward.statistics import consensus
 
 HELPFUL = "helpful"  # the domain whose replies the held-out judge compares
+REMEDY = "put the file back as the run left it, or let the stage run again"
+COUNTED = ("steps", "tokens_drawn", "tokens_trained", "flops")  # what done.json counts, where it does
 SHOWN = 6  # questions whose first sample the reader shows
 FIELDS = {  # of a sample, by what its mean is called in results.json
     "pass@1": "correct",
@@ -58,10 +64,10 @@ class Folder:
 
     def __init__(self, root: epath.PathLike):
         self.root = epath.Path(root)
-        recipe = self._json("recipe.json")
+        recipe = self._json("recipe.json") or {}
         below = sorted(self.root.glob("*/recipe.json")) if self.root.is_dir() else []
         meant = f"; is {below[0].parent} meant?" if below else ": give a folder that `r1jax run` made, runs/<recipe>"
-        is_run = isinstance(recipe, dict) and {"recipe", "stages"} <= recipe.keys()
+        is_run = isinstance(recipe.get("recipe"), str) and isinstance(recipe.get("stages"), dict)
         require(is_run, f"{self.root} holds no run, there is no recipe.json of one{meant}")
         self.recipe: str = recipe["recipe"]
         self.stages: list[str] = list(recipe["stages"])
@@ -71,15 +77,46 @@ class Folder:
         """Those that are complete, by stage."""
         found = {stage: self._json(f"{stage}/results.json") for stage in self.stages}
         return {
-            stage: _evaluation(results, self.records(stage, "samples"))
+            stage: self._evaluation(stage, results)
             for stage, results in found.items()
             if results is not None and "samples" in results
         }
+
+    def _evaluation(self, stage: str, results: dict) -> Evaluation:
+        path = self.root / stage / "samples.jsonl"
+        _check_figures(self.root / stage / "results.json", results)
+        if not path.exists():
+            return _evaluation(results, {})
+        questions: dict[int, list[dict]] = {}
+        try:
+            for record in self.records(stage, "samples"):
+                if record.keys() >= {"id", "answer", *FIELDS.values()}:
+                    _check_verdict(path, record)
+                    questions.setdefault(record["id"], []).append(record)
+            evaluation = _evaluation(results, questions)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{path} holds what no evaluation writes ({error}): {REMEDY}") from error
+        asked = sum(table["questions"] for table in evaluation.domains.values()) or results["questions"]
+        whole = [samples for samples in questions.values() if len(samples) == results["samples"]]
+        require(
+            len(questions) == len(whole) == asked,
+            f"{path} holds {results['samples']} answers to each of {len(whole)} questions, results.json speaks of "
+            f"{asked}: {REMEDY}",
+        )
+        return evaluation
 
     @cached_property
     def training(self) -> dict[str, list[dict]]:
         """The metrics of the stages that have some."""
         found = {stage: self.records(stage, "metrics") for stage in self.stages}
+        for stage, records in found.items():
+            path, done = self.root / stage / "metrics.jsonl", (self.done(stage) or {}).get("steps")
+            for number, record in enumerate(records, 1):
+                require("step" in record, f"{path}:{number} has no step; {REMEDY}")
+                _check_numbers(f"{path}:{number}", record, record)
+            last = records[-1]["step"] if records else 0
+            short = done is not None and last != done and path.exists()
+            require(not short, f"{path} ends at step {last}, the stage at step {done}: {REMEDY}")
         return {stage: records for stage, records in found.items() if records}
 
     @cached_property
@@ -87,54 +124,88 @@ class Folder:
         """The sampled responses of the stages that train on them."""
         read = {stage: self.records(stage, "samples") for stage in self.training}
         shown = {stage: [record for record in records if "step" in record] for stage, records in read.items()}
+        for stage, records in shown.items():
+            for record in records:
+                path = self.root / stage / "samples.jsonl"
+                _check_numbers(path, record, ("step",))
+                _check_verdict(path, record)
         return {stage: records for stage, records in shown.items() if records}
 
     @cached_property
     def seconds(self) -> dict[str, float]:
-        return self._json("times.json") or {}
+        times = self._json("times.json") or {}
+        return _check_numbers(self.root / "times.json", times, times)
 
     @cached_property
     def rate(self) -> float | None:
         """FLOP/s of the machine's matrix products, where they were measured."""
-        return (self._json("machine.json") or {}).get("flops_per_second")
+        machine = self._json("machine.json") or {}
+        return _check_numbers(self.root / "machine.json", machine, ("flops_per_second",)).get("flops_per_second")
 
     @property
-    def label(self) -> str:
-        """The run's seed, or where it says none, its folder."""
+    def seed(self) -> int | None:
+        """The run's seed; None where its evaluations say none or several."""
         seeds = {evaluation.results.get("seed") for evaluation in self.evaluations.values()}
-        return f"seed {seeds.pop()}" if len(seeds) == 1 and None not in seeds else str(self.root)
+        return seeds.pop() if len(seeds) == 1 else None
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        return self._json(f"{stage}/done.json")
+        done = self._json(f"{stage}/done.json")
+        return done and _check_numbers(self.root / stage / "done.json", done, COUNTED)
 
     def yielded(self, stage: str) -> dict[str, dict[str, int]] | None:
-        return self._json(f"{stage}/yield.json")
+        tables, path = self._json(f"{stage}/yield.json"), self.root / stage / "yield.json"
+        for domain, table in (tables or {}).items():
+            require(isinstance(table, dict), f"{path}: {domain!r} is no table; {REMEDY}")
+            _check_numbers(path, table, table)
+        return tables
 
     def config(self, stage: str) -> str:
         path = self.root / stage / "config.gin"
-        return path.read_text() if path.exists() else ""
+        try:
+            return path.read_text() if path.exists() else ""
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no text ({error}): {REMEDY}") from error
 
     def records(self, stage: str, name: str) -> list[dict]:
-        path = self.root / stage / f"{name}.jsonl"
-        return _read(path, metrics.read)
+        return metrics.read(self.root / stage / f"{name}.jsonl")
 
-    def _json(self, name: str) -> Any:
+    def _json(self, name: str) -> dict | None:
         path = self.root / name
-        return _read(path, lambda path: json.loads(path.read_text())) if path.exists() else None
+        return read_json(path, remedy=REMEDY) if path.exists() else None
 
 
-def _read(path: epath.Path, read: Callable) -> Any:
-    try:
-        return read(path)
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+def _check_numbers(path: epath.PathLike, table: dict, names: Iterable[str]) -> dict:
+    """The table. UserError where one of these, as far as they are there, is no number."""
+    for name in names:
+        value = table.get(name, 0)
+        require(isinstance(value, int | float), f"{path}: {name!r} is {str(value)[:40]!r}, wanted a number; {REMEDY}")
+    return table
 
 
-def _evaluation(results: dict, records: Sequence[dict]) -> Evaluation:
-    questions: dict[int, list[dict]] = {}
-    for record in records:
-        if record.keys() >= {"id", "answer", *FIELDS.values()}:
-            questions.setdefault(record["id"], []).append(record)
+def _check_figures(path: epath.Path, results: dict) -> None:
+    """UserError where one of the figures of an evaluation is none."""
+    figures = {name: value for name, value in results.items() if name not in ("checkpoint", "split")}
+    for name in [name for name in figures if name.startswith("by_")]:
+        tables = figures.pop(name)
+        whole = isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+        require(whole, f"{path}: {name!r} is no table of tables; {REMEDY}")
+        for table in tables.values():
+            _check_figures(path, table)
+    for name in [name for name in figures if name.endswith("_ci95")]:
+        between = figures.pop(name)
+        require(isinstance(between, list) and len(between) == 2, f"{path}: {name!r} is no interval; {REMEDY}")
+        figures |= {f"{name}[{i}]": value for i, value in enumerate(between)}
+    _check_numbers(path, {"questions": None, "samples": None} | figures, {"questions", "samples"} | figures.keys())
+
+
+def _check_verdict(path: epath.Path, record: dict) -> None:
+    """UserError unless a sample is right, wrong or neither."""
+    verdict = record.get("correct")
+    require(verdict in (True, False, None), f'{path}: "correct" is {str(verdict)[:40]!r}; {REMEDY}')
+
+
+def _evaluation(results: dict, questions: dict[int, list[dict]]) -> Evaluation:
+    """Of the samples by question."""
     shown = [samples[0] for samples in questions.values()]
     evaluation = Evaluation(results, {}, shown[:: max(len(shown) // SHOWN, 1)][:SHOWN])
     counts = evaluation.counts

@@ -5,6 +5,8 @@ The page lets nothing in: its policy forbids every load, and runs no script but 
 
 import base64
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -62,8 +64,8 @@ for (const pane of document.querySelectorAll('.pane')) {
 """
 READING = (
     "An ordering (a difference above 0) holds when its 95% interval excludes the opposite, fails when the interval "
-    "lies on the other side, and is open between the two, or without an interval. A level (at least 2 or 3 times, "
-    "0.98) is reached or missed by the mean. A finding shows when all that decides holds. Intervals are over the runs "
+    "lies on the other side, and is open between the two, or without an interval. A level (at least or at most so "
+    "much) is reached or missed by the mean. A finding shows when all that decides holds. Intervals are over the runs "
     "where there are several (Student's t), else over the questions of the one run, paired where two checkpoints are "
     "compared."
 )
@@ -71,14 +73,17 @@ READING = (
 
 def write(roots: Sequence[epath.PathLike]) -> list[epath.Path]:
     """Writes report.html and report.md over these runs of one recipe: into the run's folder, or the one that holds all
-    of them. -> their paths. UserError where a folder holds no run."""
+    of them. -> their paths. UserError where a folder holds no run, or a run or a seed comes twice."""
     places = [absolute(root) for root in roots]
-    require(len(set(places)) == len(places), "a folder is given twice; each run counts once")
+    once = {os.path.realpath(place) for place in places}
+    require(len(once) == len(places), "a folder is given twice; each run counts once")
     folders = [Folder(place) for place in places]
     recipes = {folder.recipe for folder in folders}
     require(
         len(recipes) == 1, f"these are runs of several recipes ({', '.join(sorted(recipes))}); one report is of one"
     )
+    (seed, times), *_ = Counter(folder.seed for folder in folders if folder.seed is not None).most_common(1) or [(0, 0)]
+    require(times < 2, f"{times} of these runs are of seed {seed}; each seed counts once")
     into = places[0] if len(places) == 1 else next(p for p in places[0].parents if all(p in q.parents for q in places))
     written = [into / "report.html", into / "report.md"]
     for path, text in zip(written, (html(folders), markdown(folders)), strict=True):
@@ -138,9 +143,8 @@ def markdown(folders: Sequence[Folder]) -> str:
 
 
 def _labels(folders: Sequence[Folder]) -> list[str]:
-    """The runs' seeds; their folders where seeds are missing or the same."""
-    labels = [folder.label for folder in folders]
-    return labels if len(set(labels)) == len(labels) else [str(folder.root) for folder in folders]
+    """The runs' seeds, and where one says none, its folder."""
+    return [str(folder.root) if folder.seed is None else f"seed {folder.seed}" for folder in folders]
 
 
 def _runs(labels: Sequence[str]) -> str:
@@ -160,6 +164,14 @@ def _td(cell: str) -> str:
         return f'<td class="{mark}">{cell}</td>'
     said, bracket, between = escape(cell).partition(" (")  # an interval stays on one line
     return f"<td>{said}{f' <span>({between}</span>' if bracket else ''}</td>"
+
+
+def plain(table: Table) -> str:
+    """The table for a terminal."""
+    lines = [table.head, *table.rows]
+    wide = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
+    rows = ["  ".join(cell.ljust(n) for cell, n in zip(line, wide, strict=True)).rstrip() for line in lines]
+    return "\n".join([*rows, "", table.note])
 
 
 def _markdown(table: Table) -> str:

@@ -17,7 +17,6 @@ CHECKPOINTS = {  # in the paper's order; an evaluation of another name comes aft
     "evaluate_dev2": "Dev2: reasoning RL",
     "evaluate_dev3": "Dev3: second fine-tuning",
     "evaluate_r1": "R1: all-scenario RL",
-    "evaluate_student": "student",
     "evaluate_student_distilled": "student by distillation",
     "evaluate_student_rl": "student by RL",
     "evaluate_weak_base": "weak base",

@@ -5,7 +5,7 @@ import dataclasses
 import flax.struct
 import jax
 
-from r1jax.base.fields import check, require
+from r1jax.base.fields import above, at_least, between, check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,10 @@ class Sampler:
 
     def __post_init__(self):
         check(self)
-        for name in ("samples", "prompt_tokens", "response_tokens", "slots"):
-            require(getattr(self, name) >= 1, f"Sampler.{name} is {getattr(self, name)}; it must be at least 1")
-        require(self.temperature >= 0, f"Sampler.temperature is {self.temperature}; it must not be negative")
-        require(self.top_p is None or 0 < self.top_p <= 1, f"Sampler.top_p is {self.top_p}; it is a share in (0, 1]")
-        require(self.top_k is None or self.top_k >= 1, f"Sampler.top_k is {self.top_k}; it must be at least 1")
+        at_least(1, self, "samples", "prompt_tokens", "response_tokens", "slots", "top_k")
+        at_least(0, self, "temperature")
+        above(0, self, "top_p")
+        between(0, 1, self, "top_p")
 
     @property
     def window(self) -> int:

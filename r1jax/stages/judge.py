@@ -76,7 +76,7 @@ class Run:
     def __post_init__(self):
         check(self)
         at_least(1, self, "batch", "rows", "row_length", "longest", "epochs")
-        at_least(0, self, "margin", "tolerance")
+        at_least(0, self, "margin", "tolerance", "bias_rate")
         not_empty(self, "examples", "name one stage at least that wrote examples")
         not_empty(self, "capacities")
         require(0 < self.held_out < 1, f"judge.Run.held_out is {self.held_out}; it is a share, between 0 and 1")

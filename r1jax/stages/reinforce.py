@@ -90,7 +90,7 @@ class Run:
         check(self)
         numbers = ("steps", "questions", "rows", "row_length", "minibatches", "reference_every", "dynamic_sampling")
         at_least(1, self, *numbers, "show_every")
-        at_least(0, self, "show", "scorers")
+        at_least(0, self, "show", "scorers", "bias_rate")
         not_empty(self, "rewards", "choose at least one reward")
         distinct((*self.rewards, *self.judges))
         not_empty(self, "capacities")
