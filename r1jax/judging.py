@@ -58,8 +58,7 @@ class Valuer:
 
     def __init__(self, cfg: Transformer, layout: Layout, rows: int, length: int):
         self.cfg, self.layout, self.rows, self.length = cfg, layout, rows, length
-        # There is no second try, so it takes the room for the worst case.
-        model = Model(cfg, layout, float(layout.mesh.expert), remat=False)
+        model = Model(cfg, layout, remat=False)
         self._score = jax.jit(partial(scorer.score_all, model=model))
 
     def load(self, folder) -> lm.Policy:

@@ -7,19 +7,16 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
-import optax
 
 from r1jax.base.checkpoint import Store
 from r1jax.base.fields import UserError, at_least, check, require
-from r1jax.base.mesh import Mesh, is_main
+from r1jax.base.mesh import is_main
 from r1jax.base.metrics import Journal
 from r1jax.base.place import Place
 from r1jax.base.progress import Progress
 from r1jax.base.stop import Stop, Stopped
-from r1jax.learn.update import update
 from r1jax.model import cost
 from r1jax.model.config import Transformer
 
@@ -163,36 +160,6 @@ class Loop:
         elif self._tracing and (step is None or step - self._first >= self.place.profile):
             jax.profiler.stop_trace()
             self._tracing = False
-
-
-def ladder(
-    loss: Callable[[float], Callable],
-    capacities: Sequence[float],
-    mesh: Mesh,
-    optimizer: optax.GradientTransformation,
-    bias_rate: float,
-) -> list[Callable]:
-    """The jitted update at each capacity, lowest first, for `apply`; `loss(capacity)` is what `update` wants.
-
-    On one expert shard there is room for every token, so there is one rung."""
-    step = partial(update, optimizer=optimizer, bias_rate=bias_rate)
-    rungs = capacities if mesh.expert > 1 else capacities[:1]
-    return [jax.jit(partial(step, loss=loss(capacity)), donate_argnums=0) for capacity in rungs]
-
-
-def apply(ladder: Sequence[Callable], state, *args, name: str):
-    """Runs the step of the lowest capacity; where tokens found no room at their experts, the next one, and says so.
-
-    A step that left tokens unserved has changed nothing. With one rung there is nothing to wait for."""
-    for rung, step in enumerate(ladder):
-        state, metrics = step(state, *args)
-        if len(ladder) == 1 or float(metrics["moe/unserved"]) == 0:
-            break
-        require(rung + 1 < len(ladder), f"{name}: tokens found no room at their experts at the highest capacity")
-        if is_main():
-            missed = float(metrics["moe/unserved"])
-            print(f"{name}: {missed:.0f} tokens found no room at their experts, once more with more")
-    return state, metrics
 
 
 def spent(cfg: Transformer, records: Sequence[dict]) -> dict[str, float]:

@@ -155,9 +155,8 @@ class Rollouts:
 
 
 def _scores(cfg: Settings, model: Transformer) -> Callable:
-    """Log-probabilities of packed rows under a policy of this shape, jitted. There is no second try, so it takes the
-    room for the worst case."""
-    return jax.jit(partial(score_all, model=Model(model, cfg.layout, float(cfg.mesh.expert), False)))
+    """Log-probabilities of packed rows under a policy of this shape, jitted."""
+    return jax.jit(partial(score_all, model=Model(model, cfg.layout, remat=False)))
 
 
 def _pools(cfg: Settings, questions: Sequence[Question]) -> dict[str, Sequence[Question]]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from r1jax import collate
-from r1jax.base.fields import at_least, not_empty, require, where
+from r1jax.base.fields import at_least, require, where
 from r1jax.base.mesh import Mesh
 from r1jax.base.metrics import read
 from r1jax.base.place import Place
@@ -22,7 +22,7 @@ from r1jax.learn import update
 from r1jax.learn.likelihood import Model, next_token_loss
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import Batch, State
-from r1jax.loop import Loop, Saving, apply, ladder, spent
+from r1jax.loop import Loop, Saving, spent
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -35,7 +35,6 @@ class Steps(Protocol):
     optimizer: AdamW
     saving: Saving
     bias_rate: float
-    capacities: tuple[float, ...]
 
 
 class Settings(Steps, Protocol):
@@ -55,7 +54,6 @@ def check(cfg: Settings) -> None:
     """UserError where the fields of a Run do not go together."""
     at_least(1, cfg, "rows", "row_length", "microbatches")
     at_least(0, cfg, "bias_rate", "mtp_weight")
-    not_empty(cfg, "capacities")
     require(
         cfg.rows % cfg.microbatches == 0,
         f"{where(cfg, 'rows')} {cfg.rows} is no multiple of microbatches {cfg.microbatches}",
@@ -92,16 +90,14 @@ def train(
     force. packed: the arrays of `Rows` and `weights` (0 or 1), each [R, T]. loss: another one than that of the next
     token, of batches to which `taught` has added. -> the summary of the stage."""
     loss = loss or partial(next_token_loss, mtp_weight=cfg.mtp_weight)
-
-    def at(capacity):
-        return partial(loss, model=Model(cfg.model, cfg.layout, capacity, cfg.remat))
+    loss = partial(loss, model=Model(cfg.model, cfg.layout, cfg.remat))
 
     def batch_of(step):
         batch, count, tokens = _batch(cfg, packed, step)
         return taught(batch, count), count, tokens
 
     shapes = lm.shapes(cfg.model, cfg.layout)
-    _, records = fit(cfg, place, steps, shapes, first, at, batch_of, ("time/tokens_per_second",))
+    _, records = fit(cfg, place, steps, shapes, first, loss, batch_of, ("time/tokens_per_second",))
     return {"steps": steps, "loss": records[-1]["loss"]} | spent(cfg.model, records)
 
 
@@ -111,12 +107,12 @@ def fit(
     steps: int,
     shapes: lm.Policy,
     first: Callable[[], lm.Policy],
-    loss: Callable[[float], Callable],
+    loss: Callable,
     batch_of: Callable[[int], tuple[Batch, jax.Array, int]],
     shown: Sequence[str],
 ) -> tuple[lm.Policy, list[dict]]:
     """(the policy of these shapes after `steps` optimizer steps from `first()`, or from the last checkpoint; the
-    metrics of all steps); on the mesh in force. loss: see `loop.ladder`. batch_of(step) -> (batch, number of
+    metrics of all steps); on the mesh in force. loss: as `update.update` wants it. batch_of(step) -> (batch, number of
     microbatches, tokens that count). shown: the metrics beside the bar, after the loss."""
     with Loop(place, steps, cfg.saving) as loop:
         optimizer = cfg.optimizer.make(steps)
@@ -126,10 +122,11 @@ def fit(
         else:
             step, arrays, _ = found
             state = State.of(arrays)
-        rungs = ladder(loss, cfg.capacities, cfg.layout.mesh, optimizer, cfg.bias_rate)
+        advance = partial(update.update, loss=loss, optimizer=optimizer, bias_rate=cfg.bias_rate)
+        advance = jax.jit(advance, donate_argnums=0)
         while step < steps:
             batch, count, tokens = batch_of(step)
-            state, metrics = apply(rungs, state, batch, count, name=place.name)
+            state, metrics = advance(state, batch, count)
             step += 1
             loop.record(step, metrics, shown=("loss", *shown), tokens=tokens)
             loop.checkpoint(step, lambda: state.items(), {"step": step})  # noqa: B023

@@ -33,7 +33,6 @@ from r1jax.model.layout import Layout
 from r1jax.responses import Responses
 from r1jax.rollout.sampler import Sampler
 
-
 FREE = ("mesh", "chunk", "general", "init")  # may change on the way; of init, what it comes to stands in settings.json
 
 

@@ -311,9 +311,7 @@ def test_the_logits_of_a_model_that_its_own_library_saved(tmp_path):
     with small.on(Mesh()):
         policy = huggingface.load(Tensors(tmp_path / "saved"), QWEN, small.ONE)
         rows = lm.Rows(*map(jnp.asarray, (tokens.astype(np.int32), ones.cumsum(1) - 1, ones, ones)))
-        out = jax.jit(partial(lm.forward, cfg=QWEN, layout=small.ONE, capacity=1.0, remat=False, mtp=False))(
-            policy, rows
-        )
+        out = jax.jit(partial(lm.forward, cfg=QWEN, layout=small.ONE, remat=False, mtp=False))(policy, rows)
         ours = np.asarray(jnp.einsum("btd,dx->btx", out.x_BTD, out.head_DX))
     assert np.abs(theirs).max() > 0.5
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())

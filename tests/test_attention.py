@@ -64,7 +64,7 @@ def test_query_blocks(mesh, monkeypatch):
 
 @partial(jax.jit, static_argnames="cfg")
 def hidden(policy, rows, cfg):
-    return lm.forward(policy, rows, cfg=cfg, layout=small.ONE, capacity=1.0, remat=False).x_BTD
+    return lm.forward(policy, rows, cfg=cfg, layout=small.ONE, remat=False).x_BTD
 
 
 @pytest.mark.parametrize("cfg", MODELS.values(), ids=MODELS)

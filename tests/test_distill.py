@@ -55,7 +55,7 @@ def logits(params, layout: Layout, mesh: Mesh) -> np.ndarray:
     with small.on(mesh):
         policy = lm.Policy(params, small.policy(small.DENSE, layout).router)
         rows = jax.tree.map(lambda a: a[0], batch_on(layout)[0].rows)
-        run = partial(lm.forward, cfg=small.DENSE, layout=layout, capacity=1.0, remat=False)
+        run = partial(lm.forward, cfg=small.DENSE, layout=layout, remat=False)
         out = jax.jit(lambda p: (lambda o: (o.x_BTD, o.head_DX))(run(p, rows)))(policy)
     return np.float64(out[0]) @ np.float64(out[1])
 
@@ -63,7 +63,7 @@ def logits(params, layout: Layout, mesh: Mesh) -> np.ndarray:
 def learn(mesh: Mesh, top: int, share: float):
     """(loss, gradient, sums) of a student against a teacher of the same shape."""
     layout = Layout(mesh)
-    model = Model(small.DENSE, layout, 1.0, False)
+    model = Model(small.DENSE, layout, False)
     with small.on(mesh):
         student = small.policy(small.DENSE, layout)
         teacher = lm.Policy(jax.tree.map(lambda w: 0.7 * w, student.params), student.router)
@@ -112,7 +112,7 @@ def test_the_rest_of_the_share_is_the_next_token_loss():
     with small.on(Mesh()):
         batch, _ = batch_on(small.ONE)
         micro = jax.tree.map(lambda a: a[0] if a.ndim else a, batch)
-        model = Model(small.DENSE, small.ONE, 1.0, False)
+        model = Model(small.DENSE, small.ONE, False)
         plain, _ = jax.jit(partial(next_token_loss, model=model, mtp_weight=0.0))(
             small.policy(small.DENSE, small.ONE), micro
         )
@@ -122,7 +122,7 @@ def test_the_rest_of_the_share_is_the_next_token_loss():
 
 
 def test_a_student_that_thinks_like_its_teacher_has_nothing_to_learn():
-    layout, model = small.ONE, Model(small.DENSE, small.ONE, 1.0, False)
+    layout, model = small.ONE, Model(small.DENSE, small.ONE, False)
     with small.on(Mesh()):
         student = small.policy(small.DENSE, layout)
         batch, count = batch_on(layout)

@@ -183,7 +183,7 @@ def test_columns(alone):
         judges = Judges([HELPFUL, HARMLESS], Place(alone, "zero"), Valuer(MODEL, layout, 8, 64), tokenizer)
         columns = judges.columns(QUESTIONS, sampled, step=1300, steps=1700)
         scorers = {name: Valuer(MODEL, layout, 8, 64).load(alone / name) for name in ("helpful", "harmless")}
-        run = jax.jit(partial(scorer.values, model=Model(MODEL, layout, 2.0, False)))
+        run = jax.jit(partial(scorer.values, model=Model(MODEL, layout, False)))
 
         def value(name: str, q: int, text: str) -> float:
             ids = tokenizer.encode(f"User: {q}? Assistant:") + tokenizer.encode(text) + [EOS]

@@ -107,14 +107,14 @@ def test_the_embedding_learns_in_float32():
 
 
 def test_score_all_scores_the_first_microbatches():
-    model = Model(small.DENSE, small.ONE, 1.0, False)
+    model = Model(small.DENSE, small.ONE, False)
     with small.on(Mesh()):
         policy = small.policy(small.DENSE, small.ONE)
         packed, rows = small.rows(small.DENSE, small.ONE)
         single = jax.jit(partial(score, model=model))(policy, rows, TEMPERATURE).logp
         many = collate.put_rows({name: a.reshape(4, 2, 16) for name, a in packed.items()}, small.ONE)
         scored = jax.jit(partial(score_all, model=model))(policy, many, jnp.int32(3), TEMPERATURE)
-        out = jax.jit(partial(lm.forward, cfg=model.cfg, layout=model.layout, capacity=1.0, remat=False))(policy, rows)
+        out = jax.jit(partial(lm.forward, cfg=model.cfg, layout=model.layout, remat=False))(policy, rows)
     np.testing.assert_allclose(scored[:3], np.reshape(single, (4, 2, 16))[:3], rtol=1e-5, atol=1e-5)
     assert not np.asarray(scored[3]).any()
     plain = log_softmax(np.float64(out.x_BTD) @ np.float64(out.head_DX) / TEMPERATURE)
@@ -125,8 +125,8 @@ def test_score_all_scores_the_first_microbatches():
 def test_next_token_loss():
     """Three terms: the targets; from the same position, through the further module, the targets' followers, where those
     lie in the same sequence (a sequence's last two tokens have none); the routers' balance, a mean over rows."""
-    model = Model(small.MOE, small.ONE, 1.0, False)
-    forward = partial(lm.forward, cfg=model.cfg, layout=model.layout, capacity=1.0, remat=False, mtp=True)
+    model = Model(small.MOE, small.ONE, False)
+    forward = partial(lm.forward, cfg=model.cfg, layout=model.layout, remat=False, mtp=True)
     with small.on(Mesh()):
         policy = small.policy(small.MOE, small.ONE)
         packed, rows = small.rows(small.MOE, small.ONE)

@@ -1,6 +1,7 @@
 """The mixture of experts: routing against a plain loop, dispatch against all experts on all tokens."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import small
 from r1jax import collate
 from r1jax.base.mesh import Mesh
 from r1jax.model import moe
-from r1jax.model.config import Moe
+from r1jax.model.config import Moe, Transformer
 from r1jax.model.layout import Layout
 
 B, T, E = 8, 8, 8
@@ -20,7 +21,7 @@ ROUTING = Moe(experts=E, active=2, shared=1, width=8)
 
 def choose(select, m: Moe) -> list[int]:
     """V3's selection for one token: the best experts of the best groups, the very best one first."""
-    groups = np.split(np.arange(E), m.groups)
+    groups = np.split(np.arange(m.experts), m.groups)
     worth = [np.sort(select[group])[::-1][: 2 if m.select_bias else 1].sum() for group in groups]
     best = np.argsort(worth)[::-1][: m.top_groups]
     allowed = np.concatenate([groups[i] for i in best])
@@ -78,14 +79,16 @@ def test_balance_loss_by_hand():
 # Dispatch.
 
 
-def layer(mesh: Mesh, capacity: float | None):
-    """The layer on a mesh, its weights, and (x, bias, live, weights of the outputs); most rows end in padding."""
+def layer(mesh: Mesh, cfg: Transformer, length: int, favoured: Sequence[int]):
+    """The layer on a mesh, its weights, and (x, bias, live, weights of the outputs); most rows end in padding. Every
+    token takes the `favoured` experts first."""
     layout = Layout(mesh)
-    module = moe.ExpertFeedForward(small.MOE, layout, capacity)
+    module = moe.ExpertFeedForward(cfg, layout)
     rng = np.random.default_rng(0)
-    x, c = rng.normal(size=(2, B, T, small.MOE.width)).astype(np.float32)
-    live = np.arange(T) < rng.integers(3, T + 1, (B, 1))
-    bias = rng.normal(0, 0.3, E).astype(np.float32)
+    x, c = rng.normal(size=(2, B, length, cfg.width)).astype(np.float32)
+    live = np.arange(length) < rng.integers(length // 2, length + 1, (B, 1))
+    bias = rng.normal(0, 0.3, cfg.moe.experts).astype(np.float32)
+    bias[list(favoured)] += 10
     data = (
         collate.put(x, layout.BTD),
         collate.put(bias, jax.P()),
@@ -96,7 +99,7 @@ def layer(mesh: Mesh, capacity: float | None):
     return module, small.draw(shapes, 0.5), data
 
 
-def dispatched(mesh: Mesh, capacity: float | None):
+def dispatched(mesh: Mesh, cfg: Transformer = small.MOE, length: int = T, favoured: Sequence[int] = ()):
     """-> (y, load, gradients of sum(c y) for weights and x), as numpy."""
 
     def total(weights, x, bias, live, c):
@@ -104,40 +107,38 @@ def dispatched(mesh: Mesh, capacity: float | None):
         return (y * c).sum(), (y, load)
 
     with small.on(mesh):
-        module, weights, data = layer(mesh, capacity)
+        module, weights, data = layer(mesh, cfg, length, favoured)
         slopes, (y, load) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(weights, *data)
     return jax.tree.map(np.asarray, (y, load, slopes))
 
 
-def expected(served=None):
-    """The same by running all experts on all tokens. served [B, T, A]: items whose expert had room."""
+def expected(cfg: Transformer = small.MOE, length: int = T, favoured: Sequence[int] = ()):
+    """The same by running all experts on all tokens."""
     with small.on(Mesh()):
-        _, weights, (x, bias, live, c) = layer(Mesh(), None)
+        _, weights, (x, bias, live, c) = layer(Mesh(), cfg, length, favoured)
         p, x, bias, live, c = jax.tree.map(np.asarray, (weights["params"], x, bias, live, c))
-    m = small.MOE.moe
+    m, experts = cfg.moe, np.arange(cfg.moe.experts)
     hidden = lambda x, gate, up, down: (jax.nn.silu(x @ gate) * (x @ up)) @ down  # noqa: E731
 
     def scores_of(p, x):
         return jax.nn.sigmoid(x @ p["router"])
 
     select = np.asarray(scores_of(p, x)) + bias
-    chosen = np.array([[choose(select[b, t], m) for t in range(T)] for b in range(B)])
-    taken = live[..., None] if served is None else live[..., None] & served
-    mask = ((chosen[..., None] == np.arange(E)) & taken[..., None]).any(-2)
+    chosen = np.array([[choose(select[b, t], m) for t in range(length)] for b in range(B)])
+    mask = (chosen[..., None] == experts).any(-2) & live[..., None]
 
     def total(p, x):
         scores = scores_of(p, x)
         picked = jnp.take_along_axis(scores, chosen, -1).sum(-1, keepdims=True)
         shared = p["shared"]
         y = hidden(x, *(shared[name]["w"] for name in ("gate", "up", "down")))
-        for e in range(E):
+        for e in experts:
             gate = m.scale * scores[..., e : e + 1] / picked * mask[..., e : e + 1]
             y += gate * hidden(x, p["experts_gate"][e], p["experts_up"][e], p["experts_down"][e])
         return (y * c).sum(), y
 
     slopes, y = jax.jit(jax.grad(total, (0, 1), has_aux=True))(p, x)
-    load = np.array([((chosen == e) & live[..., None]).sum() for e in range(E)])
-    return jax.tree.map(np.asarray, (y, load, ({"params": slopes[0]}, slopes[1]), chosen, live))
+    return jax.tree.map(np.asarray, (y, mask.sum((0, 1)), ({"params": slopes[0]}, slopes[1]), live))
 
 
 @pytest.fixture(scope="module")
@@ -161,53 +162,64 @@ MESHES = {
 
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 def test_dispatch_equals_all_experts_on_all_tokens(mesh, oracle):
-    y, load, slopes = dispatched(mesh, None)
-    wanted_y, wanted_load, wanted_slopes, _, live = oracle
+    y, load, slopes = dispatched(mesh)
+    wanted_y, wanted_load, wanted_slopes, live = oracle
     same((y, slopes), (wanted_y, wanted_slopes))
     np.testing.assert_array_equal(load.tokens_E, wanted_load)
     assert wanted_load.sum() == live.sum() * small.MOE.moe.active < live.size * small.MOE.moe.active
-    assert load.unserved == 0
 
 
-def first_come(chosen, live, shards: int, capacity: float):
-    """Which items find room [B, T, A]: each of `shards` devices has a buffer of so many rows for each expert shard, and
-    fills it in the order of its tokens, a token's best expert first."""
-    served = np.zeros(chosen.shape, bool)
-    for rows in np.split(np.arange(B), shards):
-        items = len(rows) * T * chosen.shape[-1]
-        used, room = np.zeros(shards, int), -(-int(items * capacity) // shards)
-        for b in rows:
-            for t in np.flatnonzero(live[b]):
-                for a, expert in enumerate(chosen[b, t]):
-                    shard = expert // (E // shards)
-                    served[b, t, a] = used[shard] < room
-                    used[shard] += 1
-    return served
+SPREAD = dataclasses.replace(small.MOE, moe=dataclasses.replace(small.MOE.moe, experts=16, groups=1))
+LONG = 128  # tokens a row, each of which takes two experts
 
 
-def test_tokens_beyond_the_capacity_are_dropped_and_counted(oracle):
-    """Only the last ones of the fuller shard, and only what their experts would have added. The room is 18.5, so 19."""
-    y, load, slopes = dispatched(Mesh(expert=2), 0.58)
-    _, wanted_load, _, chosen, live = oracle
-    served = first_come(chosen, live, 2, 0.58)
-    assert (served.any(-1) & ~served.all(-1) & live).any()  # a token lost one of its two experts
-    missed = (live[..., None] & ~served).sum()
-    assert 0 < missed < live.sum()
-    assert load.unserved == missed
-    np.testing.assert_array_equal(load.tokens_E, wanted_load)  # who was chosen, not who was served, moves the bias
-    wanted_y, _, wanted_slopes, _, _ = expected(served)
+@pytest.fixture
+def computed(monkeypatch):
+    """How often a device has multiplied with its experts: a list that gets an entry from each device each time."""
+    calls, products = [], moe._products
+
+    def counted(*args):
+        jax.debug.callback(lambda: calls.append(1))
+        return products(*args)
+
+    monkeypatch.setattr(moe, "_products", counted)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("mesh", "room"),
+    [
+        pytest.param(Mesh(expert=8), 64, id="eight"),  # of 256 items, LONG x 2: 256 x 1.5 / 8 + 16
+        pytest.param(Mesh(data=2, expert=4), 112, id="rows"),  # 256 x 1.5 / 4 + 16
+        pytest.param(Mesh(fsdp=2, expert=2, tensor=2), 400, id="storage, width"),  # 512 x 1.5 / 2 + 16
+        pytest.param(Mesh(expert=4, context=2), 112, id="context"),  # of half of two rows
+    ],
+)
+def test_a_crowd_at_one_shard_is_served_in_rounds(mesh, room, computed):
+    """Every token takes experts 4 and 5, of one shard. The devices have more or less padding, so some are done first.
+
+    Forwards all rounds are computed, backwards all but the first once more."""
+    crowd = SPREAD, LONG, (4, 5)
+    y, load, slopes = dispatched(mesh, *crowd)
+    wanted_y, wanted_load, wanted_slopes, live = expected(*crowd)
     same((y, slopes), (wanted_y, wanted_slopes))
+    np.testing.assert_array_equal(load.tokens_E, wanted_load)
+    assert (wanted_load[[4, 5]] == live.sum()).all()
+    shards = mesh.data * mesh.fsdp * mesh.expert
+    rounds = -(-2 * live.reshape(shards, B // shards, mesh.context, -1).sum((1, 3)).max() // room)
+    assert rounds > 1
+    assert len(computed) == mesh.size * (2 * rounds - 1)
 
 
-def test_enough_capacity_for_the_worst_case_is_the_number_of_shards():
-    """Every token takes experts of the first shard: at twice the even share, two shards serve them all."""
-    with small.on(Mesh(expert=2)):
-        module, weights, (x, _, live, _) = layer(Mesh(expert=2), 2.0)
-        bias = collate.put(np.where(np.arange(E) < E // 2, 10, 0).astype(np.float32), jax.P())
-        everything = jnp.ones_like(live)
-        load = jax.jit(module.apply)(weights, x, bias, everything)[1]
-    assert load.tokens_E[: E // 2].sum() == B * T * small.MOE.moe.active
-    assert load.unserved == 0
+def test_tokens_that_spread_take_one_round(computed):
+    """And so do few tokens, however they go."""
+    mesh = Mesh(data=2, expert=4)
+    for case in ((SPREAD, LONG), (SPREAD, T, (4, 5))):
+        y, _, slopes = dispatched(mesh, *case)
+        wanted_y, _, wanted_slopes, _ = expected(*case)
+        same((y, slopes), (wanted_y, wanted_slopes))
+        assert len(computed) == mesh.size
+        computed.clear()
 
 
 def test_the_accelerators_products_equal_the_cpus():

@@ -207,7 +207,7 @@ def head(x_BTD, head_DX):
 
 
 def our_output(policy: lm.Policy, rows: lm.Rows, cfg: config.Transformer, mtp: bool = False) -> lm.Output:
-    return jax.jit(partial(lm.forward, cfg=cfg, layout=LAYOUT, capacity=1.0, remat=False, mtp=mtp))(policy, rows)
+    return jax.jit(partial(lm.forward, cfg=cfg, layout=LAYOUT, remat=False, mtp=mtp))(policy, rows)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -75,7 +75,7 @@ def values_of_each() -> tuple[np.ndarray, np.ndarray]:
         full = small.draw(jax.eval_shape(lambda: lm.init(jax.random.key(0), small.MOE, small.ONE)), 0.3)
         whole = trained(small.ONE)
         policy = lm.Policy(params=full.params | whole.params, router=full.router | whole.router)
-        forward = partial(lm.forward, cfg=small.MOE, layout=small.ONE, capacity=8.0, remat=False)
+        forward = partial(lm.forward, cfg=small.MOE, layout=small.ONE, remat=False)
         x = np.float64(jax.jit(forward)(policy, collate.put_rows(alone, small.ONE)).x_BTD)
         head = np.float64(whole.params["score"]["w"])
     h = x[np.arange(16), np.array(SIZES) - 1]
@@ -88,7 +88,7 @@ def step(loss: str, mesh: Mesh, microbatches: int, rows: int, length: int) -> tu
     layout = Layout(mesh)
     optimizer = OPTIMIZER.make(10)
     with small.on(mesh):
-        bound = partial(LOSSES[loss][0], model=Model(small.MOE, layout, 8.0, remat=True))
+        bound = partial(LOSSES[loss][0], model=Model(small.MOE, layout, remat=True))
         run = jax.jit(partial(update, loss=bound, optimizer=optimizer, bias_rate=0.0))
         return jax.device_get(
             run(init(trained(layout), optimizer), *batch_for(loss, layout, microbatches, rows, length))
@@ -147,7 +147,7 @@ def test_a_fresh_scorer_knows_nothing_and_carries_no_language_head():
         policy = small.policy(small.MOE, small.ONE)
         fresh = scorer.of(policy, small.ONE)
         assert jax.tree.structure(fresh) == jax.tree.structure(scorer.shapes(small.MOE, small.ONE))
-        model = Model(small.MOE, small.ONE, 8.0, False)
+        model = Model(small.MOE, small.ONE, False)
         batch, _ = batch_for("pairwise", small.ONE, 1, 8, 16)
         micro = jax.tree.map(lambda a: a[0] if a.ndim else a, batch)
         loss, (sums, _) = jax.jit(partial(preference.pairwise, model=model))(fresh, micro)
@@ -163,7 +163,7 @@ def test_score_all_values_the_ends_of_the_first_microbatches(mesh):
     with small.on(mesh):
         packed, places = collate.pack(sequences(), 16)
         stacked, _ = collate.stack(packed, 4, 2)
-        run = jax.jit(partial(scorer.score_all, model=Model(small.MOE, layout, 8.0, False)))
+        run = jax.jit(partial(scorer.score_all, model=Model(small.MOE, layout, False)))
         values = np.asarray(run(trained(layout), collate.put_rows(stacked, layout), jnp.int32(2)))
     wanted = values_of_each()[0]
     flat = values.reshape(8, 16)

@@ -20,7 +20,6 @@ RUN = [
     "--gin.mesh.Mesh.fsdp=4",
     "--gin.mesh.Mesh.expert=2",
     "--gin.pretrain.Run.steps=6",
-    "--gin.pretrain.Run.capacities=(2.0,)",
     "--gin.reinforce.Run.steps=8",
     "--gin.evaluate.Run.questions=8",
 ]

@@ -586,7 +586,11 @@ WRONG = {  # file, what stands there instead, what is said of it
     "line": ("evaluate_zero/samples.jsonl", [[1]], "samples.jsonl:1 is no JSON object"),
     "id": ("evaluate_zero/samples.jsonl", [SAMPLE | {"id": [1]}], "samples.jsonl holds what no evaluation writes ("),
     "verdict": ("evaluate_zero/samples.jsonl", [SAMPLE | {"correct": "yes"}], "samples.jsonl: \"correct\" is 'yes'"),
-    "count": ("evaluate_zero/samples.jsonl", [SAMPLE | {"reflections": None}] * 4, "samples.jsonl holds what no evaluation"),
+    "count": (
+        "evaluate_zero/samples.jsonl",
+        [SAMPLE | {"reflections": None}] * 4,
+        "samples.jsonl holds what no evaluation",
+    ),
     "a question": ("evaluate_zero/samples.jsonl", [SAMPLE] * 2, SHORT),
     "a sample": ("evaluate_zero/samples.jsonl", [SAMPLE, SAMPLE, SAMPLE | {"id": 1}], SHORT),
     "no samples": ("evaluate_zero/samples.jsonl", [], "samples.jsonl holds 2 answers to each of 0 questions"),

@@ -184,7 +184,7 @@ def test_sampled_log_probabilities_are_those_of_scoring(cfg):
     packed, places = collate.pack(sequences_of(out), P + L)
     with small.on(Mesh()):
         rows = collate.put_rows(packed, small.ONE)
-        run = jax.jit(partial(score, model=Model(cfg, small.ONE, 1.0, False)))
+        run = jax.jit(partial(score, model=Model(cfg, small.ONE, False)))
         logp = np.asarray(run(small.policy(cfg, small.ONE), rows, 0.9).logp)
     for index, row, column, _ in places:
         q, g = divmod(index, G)
@@ -200,7 +200,7 @@ def test_every_draw_follows_from_its_key(cfg):
     _, lengths = prompts()
     packed, places = collate.pack(sequences_of(out), P + L)
     with small.on(Mesh()):
-        run = jax.jit(partial(lm.forward, cfg=cfg, layout=small.ONE, capacity=1.0, remat=False))
+        run = jax.jit(partial(lm.forward, cfg=cfg, layout=small.ONE, remat=False))
         seen = run(small.policy(cfg, small.ONE), collate.put_rows(packed, small.ONE))
         p = chances(np.float64(seen.x_BTD) @ np.float64(seen.head_DX), 0.9)
 

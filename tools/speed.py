@@ -1,10 +1,11 @@
-"""What a recipe's run cost: the report's table of costs, then tokens/s of sampling and update, and the update's share of
-the machine's matmul rate.
+"""What a recipe's run cost: the report's table of costs, then tokens/s of sampling and update, and the update's share
+of the machine's matmul rate.
 
     python tools/speed.py runs/miniature_zero
 
-All of it from what the run wrote, the matmul rate as well. Tokens are those of the responses (rollout) or of prompts and
-responses (update), without padding; FLOPs are model FLOPs; each figure is the median over the rollouts but the first.
+All of it from what the run wrote, the matmul rate as well. Tokens are those of the responses (rollout) or of prompts
+and responses (update), without padding; FLOPs are model FLOPs; each figure is the median over the rollouts but the
+first.
 """
 
 import argparse

@@ -34,9 +34,7 @@ def lesson(teacher: lm.Policy, batch: Batch, count: jax.Array, *, model: Model, 
     """Adds the teacher's `top` likeliest tokens to the first `count` microbatches."""
 
     def thought(rows):
-        out = lm.forward(
-            teacher, rows, cfg=model.cfg, layout=model.layout, capacity=model.capacity, remat=False, mtp=False
-        )
+        out = lm.forward(teacher, rows, cfg=model.cfg, layout=model.layout, remat=False, mtp=False)
         return likeliest(out.x_BTD, out.head_DX, top, layout=model.layout)
 
     ids, logp = microbatch.each(thought, batch.rows, count)
@@ -79,9 +77,7 @@ def _chunk(x_nD, *, head_DX, top, tensor):
 def forward_kl(policy: lm.Policy, batch: Lesson, *, model: Model, share: float):
     """`share` x the divergence plus the rest of one x the next-token loss, of one microbatch, and the balance loss.
     -> (loss, (sums, loads))."""
-    out = lm.forward(
-        policy, batch.rows, cfg=model.cfg, layout=model.layout, capacity=model.capacity, remat=model.remat, mtp=False
-    )
+    out = lm.forward(policy, batch.rows, cfg=model.cfg, layout=model.layout, remat=model.remat, mtp=False)
     logq, _ = choice_scores(out.x_BTD, out.head_DX, batch.ids, 1.0, layout=model.layout)
     p, q = jnp.exp(batch.logp), jnp.exp(logq)
     rest_p, rest_q = (jnp.maximum(1 - a.sum(-1), FLOOR) for a in (p, q))

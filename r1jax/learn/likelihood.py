@@ -21,11 +21,10 @@ CHUNK = 2**22  # logits held at once on a device, in numbers
 
 
 class Model(NamedTuple):
-    """All that scoring and updating need to know of a model, static. capacity: see model.lm.forward."""
+    """All that scoring and updating need to know of a model, static."""
 
     cfg: Transformer
     layout: Layout
-    capacity: float
     remat: bool
 
 
@@ -40,9 +39,7 @@ class Scores(NamedTuple):
 
 def score(policy: lm.Policy, rows: lm.Rows, temperature: jax.Array | float, *, model: Model) -> Scores:
     """Scores each target of packed rows at a temperature; what stands at padding means nothing."""
-    out = lm.forward(
-        policy, rows, cfg=model.cfg, layout=model.layout, capacity=model.capacity, remat=model.remat, mtp=False
-    )
+    out = lm.forward(policy, rows, cfg=model.cfg, layout=model.layout, remat=model.remat, mtp=False)
     logp, entropy = token_scores(out.x_BTD, out.head_DX, rows.targets, temperature, layout=model.layout)
     return Scores(logp, entropy, out.loads)
 
@@ -111,15 +108,7 @@ def next_token_loss(policy: lm.Policy, batch: Batch, *, model: Model, mtp_weight
     """Weighted negative log-likelihood of one microbatch, plus `mtp_weight` x that of multi-token prediction (V3
     equations 24 and 25) and the sequence-wise balance loss. -> (loss, (sums, loads))."""
     rows, weights = batch.rows, batch.weights
-    out = lm.forward(
-        policy,
-        rows,
-        cfg=model.cfg,
-        layout=model.layout,
-        capacity=model.capacity,
-        remat=model.remat,
-        mtp=mtp_weight > 0,
-    )
+    out = lm.forward(policy, rows, cfg=model.cfg, layout=model.layout, remat=model.remat, mtp=mtp_weight > 0)
     logp, _ = token_scores(out.x_BTD, out.head_DX, rows.targets, 1.0, layout=model.layout)
     nll = -(logp * weights).sum()
     loss, sums = nll, {"loss/next_token": nll}

@@ -38,7 +38,7 @@ def values(scorer: lm.Policy, rows: lm.Rows, *, model: Model) -> tuple[jax.Array
     """(the head [B, T] at every token of packed rows, float32; the experts' loads). A response's value stands at its
     last token."""
     body = dataclasses.replace(model.cfg, tied=True, mtp=0)  # tied: asks for no language head
-    out = lm.forward(scorer, rows, cfg=body, layout=model.layout, capacity=model.capacity, remat=model.remat)
+    out = lm.forward(scorer, rows, cfg=body, layout=model.layout, remat=model.remat)
     return (out.x_BTD.astype(jnp.float32) * scorer.params["score"]["w"]).sum(-1), out.loads
 
 

@@ -1,6 +1,6 @@
 """One optimizer step over microbatches: the gradient, summed in float32, then AdamW, then the balancing bias.
 
-A step is not applied where its gradient is not finite, or where a token found no room at its expert (`moe/unserved`).
+A step is not applied where its gradient is not finite.
 """
 
 from collections.abc import Callable
@@ -42,35 +42,31 @@ def update(
 
     def gradient(micro):
         (value, (sums, loads)), grads = jax.value_and_grad(objective, has_aux=True)(policy.params, micro)
-        return value, sums, {name: (load.tokens_E, load.unserved.sum()) for name, load in loads.items()}, grads
+        return value, sums, {name: load.tokens_E for name, load in loads.items()}, grads
 
     value, sums, loads, grads = microbatch.total(gradient, batch, count)
 
     norm = optax.tree.norm(grads)
-    unserved = sum((missed for _, missed in loads.values()), jnp.zeros(()))
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
-    applied = finite & (unserved == 0)
     updates, new_optimizer = optimizer.update(grads, state.optimizer, policy.params)
     new_params = optax.apply_updates(policy.params, updates)
     new_router = {
-        name: bias + bias_rate * jnp.sign(loads[name][0].mean(-1, keepdims=True) - loads[name][0])
-        if name in loads
-        else bias
+        name: bias + bias_rate * jnp.sign(loads[name].mean(-1, keepdims=True) - loads[name]) if name in loads else bias
         for name, bias in policy.router.items()
     }
-    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, old)  # noqa: E731
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
     new = State(
-        step=state.step + (unserved == 0),
+        step=state.step + 1,
         policy=keep(Policy(params=new_params, router=new_router), policy),
         optimizer=keep(new_optimizer, state.optimizer),
         skipped=jnp.where(finite, 0, state.skipped + 1),
     )
-    metrics = {"loss": value, **sums, "grad_norm": norm, "skipped_in_a_row": new.skipped, "moe/unserved": unserved}
+    metrics = {"loss": value, **sums, "grad_norm": norm, "skipped_in_a_row": new.skipped}
     # What the step read, for its FLOPs: tokens without padding, and the keys that they attend to.
     read = batch.rows.segments > 0
     metrics["update/tokens"] = read.sum(dtype=jnp.float32)
     metrics["update/keys"] = jnp.where(read, batch.rows.positions + 1, 0).sum(dtype=jnp.float32)
     if "layers" in loads:
-        tokens_NE = loads["layers"][0]
+        tokens_NE = loads["layers"]
         metrics["moe/overload"] = (tokens_NE.max(-1) / jnp.maximum(tokens_NE.mean(-1), 1.0)).mean()
     return new, metrics

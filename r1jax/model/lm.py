@@ -59,7 +59,6 @@ class Block(nn.Module):
 
     cfg: Transformer
     layout: Layout
-    capacity: float | None
     is_moe: bool
 
     @nn.compact
@@ -73,7 +72,7 @@ class Block(nn.Module):
         h = RmsNorm(c.norm_eps, name="ffn_norm")(x_BTD)
         if not self.is_moe:
             return x_BTD + FeedForward(c, c.ffn_width, lay, name="ffn")(h), (None, entries)
-        y, load = ExpertFeedForward(c, lay, self.capacity, name="ffn")(h, bias_E, segments_BT > 0)
+        y, load = ExpertFeedForward(c, lay, name="ffn")(h, bias_E, segments_BT > 0)
         return x_BTD + y, (load, entries)
 
 
@@ -83,7 +82,6 @@ class Lm(nn.Module):
 
     cfg: Transformer
     layout: Layout
-    capacity: float | None = None
     remat: bool = False
     split: bool = False
     keep: bool = False
@@ -110,7 +108,7 @@ class Lm(nn.Module):
             bias_NE = router["layers"] if is_moe else None
             if self.split:
                 for i in range(count):
-                    block = Block(c, lay, self.capacity, is_moe, name=f"{name}_{i}")
+                    block = Block(c, lay, is_moe, name=f"{name}_{i}")
                     bias_E = None if bias_NE is None else bias_NE[i]
                     layer_cache = None if cache is None else cache[first + i]
                     x_BTD, (load, entry) = block(x_BTD, bias_E, rows.positions, rows.segments, layer_cache)
@@ -138,11 +136,10 @@ class Lm(nn.Module):
         class Layer(nn.Module):  # what one turn of the scan does: no cache, no entries
             cfg: Transformer
             layout: Layout
-            capacity: float | None
 
             @nn.compact
             def __call__(self, x_BTD, bias_E, positions_BT, segments_BT):
-                x_BTD, (load, _) = Block(self.cfg, self.layout, self.capacity, is_moe, name="block")(
+                x_BTD, (load, _) = Block(self.cfg, self.layout, is_moe, name="block")(
                     x_BTD, bias_E, positions_BT, segments_BT, None
                 )
                 return x_BTD, load
@@ -156,7 +153,7 @@ class Lm(nn.Module):
             length=count,
             unroll=count if self.cfg.unroll else 1,
         )
-        return scan(self.cfg, self.layout, self.capacity, name=name)
+        return scan(self.cfg, self.layout, name=name)
 
     def _predict_further(self, x_BTD, next_BTD, rows: Rows, router: dict):
         """V3 equations 21 to 23 at depth 1: one more block on [norm(embedding of the target); norm(hidden)].
@@ -170,7 +167,7 @@ class Lm(nn.Module):
         )
         w = Weight((2 * c.width, c.width), ("store", ""), c.init_std, lay, name="mtp_project")()
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        y_BTD, (load, _) = block(c, lay, self.capacity, c.moe is not None, name="mtp_block")(
+        y_BTD, (load, _) = block(c, lay, c.moe is not None, name="mtp_block")(
             project(both, w, lay.BTD), router.get("mtp"), rows.positions, rows.segments, None
         )
         return RmsNorm(c.norm_eps, name="mtp_norm")(y_BTD), load
@@ -208,13 +205,10 @@ def _router(cfg: Transformer) -> dict:
     return router | ({"mtp": jnp.zeros((E,), out_sharding=jax.P())} if cfg.mtp else {})
 
 
-def forward(
-    policy: Policy, rows: Rows, *, cfg: Transformer, layout: Layout, capacity: float, remat: bool, mtp: bool = False
-) -> Output:
-    """Hidden states of packed rows. capacity: room of an expert shard over its even share of the tokens.
-
-    remat: activations are recomputed layer by layer in the backward pass. mtp: multi-token prediction too."""
-    lm = Lm(cfg, layout, capacity=capacity, remat=remat, mtp=mtp)
+def forward(policy: Policy, rows: Rows, *, cfg: Transformer, layout: Layout, remat: bool, mtp: bool = False) -> Output:
+    """Hidden states of packed rows. remat: activations are recomputed layer by layer in the backward pass. mtp:
+    multi-token prediction too."""
+    lm = Lm(cfg, layout, remat=remat, mtp=mtp)
     return lm.apply({"params": policy.params}, rows, policy.router)
 
 

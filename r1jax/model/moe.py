@@ -4,9 +4,10 @@
     y = shared(x) + sum over the chosen of g_e expert_e(x)
 
 The bias b selects and never weighs; it is moved by the load, outside (learn/), never by the gradient. Padding goes to
-no expert. On one expert shard no token is dropped. Across shards a token travels by `all_to_all` in buffers of a stated
-capacity; tokens that found no room are counted in `unserved`, and the step that sees a count recomputes.
-Trap: the groups that lost are masked by -inf; a mask of 0 would win against negative biased scores.
+no expert. No token is dropped. Across expert shards a token travels by `all_to_all`, in a buffer that has room for half
+more than the even share; while a device has tokens left, all go on in further rounds over the same buffer.
+Traps: the groups that lost are masked by -inf; a mask of 0 would win against negative biased scores. And the number of
+rounds must be the same on all devices: a collective stands inside.
 """
 
 from functools import partial
@@ -20,13 +21,14 @@ from r1jax.model.config import Moe, Transformer
 from r1jax.model.layers import FeedForward, normal, project
 from r1jax.model.layout import Layout
 
+CAPACITY = 1.5  # rows of a device's buffer for an expert shard, over the shard's even share of the device's items,
+SPARE = 16  # and so many more: of a few items, as in decoding, the shares scatter widely
+
 
 class Load(NamedTuple):
-    """What one layer did: tokens per expert [E], tokens unserved [], the sequence-wise balance loss [] (sum over
-    rows)."""
+    """What one layer did: tokens per expert [E], the sequence-wise balance loss [] (sum over rows)."""
 
     tokens_E: jax.Array
-    unserved: jax.Array
     balance_loss: jax.Array
 
 
@@ -63,11 +65,10 @@ def balance_loss(scores_BTE: jax.Array, live_BT: jax.Array, moe: Moe) -> jax.Arr
 
 
 class ExpertFeedForward(nn.Module):
-    """Shared and routed experts. capacity: rows per expert shard over the even share; None: room for the worst case."""
+    """Shared and routed experts."""
 
     cfg: Transformer
     layout: Layout
-    capacity: float | None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, bias_E: jax.Array, live_BT: jax.Array) -> tuple[jax.Array, Load]:
@@ -86,45 +87,46 @@ class ExpertFeedForward(nn.Module):
             for name, i in names.items()
         }
         dispatch = jax.shard_map(
-            partial(_dispatch, moe=moe, layout=lay, capacity=self.capacity),
+            partial(_dispatch, moe=moe, layout=lay),
             in_specs=(lay.BTD, lay.BTD, lay.BTD, lay.BT, {n: lay.stored(*stored[i]) for n, i in names.items()}),
-            out_specs=(lay.BTD, lay.whole, lay.whole),
+            out_specs=(lay.BTD, lay.whole),
         )
         weights = {name: w.astype(lay.dtype) for name, w in weights.items()}
-        y_BTD, tokens_E, unserved = dispatch(x_BTD, chosen_BTA, gates_BTA, live_BT, weights)
+        y_BTD, tokens_E = dispatch(x_BTD, chosen_BTA, gates_BTA, live_BT, weights)
         if moe.shared:
             y_BTD = y_BTD + FeedForward(c, moe.shared * F, lay, name="shared")(x_BTD)
-        return y_BTD, Load(tokens_E, unserved, balance_loss(scores, live_BT, moe))
+        return y_BTD, Load(tokens_E, balance_loss(scores, live_BT, moe))
 
 
-def _dispatch(x_BTD, chosen_BTA, gates_BTA, live_BT, weights, *, moe: Moe, layout: Layout, capacity: float | None):
+def _dispatch(x_BTD, chosen_BTA, gates_BTA, live_BT, weights, *, moe: Moe, layout: Layout):
     """One device's share: its tokens go to the experts' devices and come back weighted by their gates."""
     B, T, D = x_BTD.shape
     n, A, E = B * T, moe.active, moe.experts
     if layout.expert_store:
         gather = partial(jax.lax.all_gather, axis_name=layout.expert_store, tiled=True)
         weights = {name: gather(w, axis=2 if name == "down" else 1) for name, w in weights.items()}
-    x_nD = x_BTD.reshape(n, D)
+    x_nD, gates_nA = x_BTD.reshape(n, D), gates_BTA.reshape(n, A)
     expert_m = jnp.where(live_BT[..., None], chosen_BTA, E).reshape(n * A)  # padding: expert E, which is none
     token_m = jnp.arange(n * A) // A
     everywhere = tuple(
         a for names in (layout.rows, layout.context) for a in ([names] if isinstance(names, str) else names or ())
     )
-    total = (lambda v: jax.lax.psum(v, everywhere)) if everywhere else (lambda v: v)
-    tokens_E = total(jnp.bincount(expert_m, length=E).astype(jnp.float32))
-    shards = layout.mesh.expert
-    if shards == 1:
-        y_mD, unserved = _products(x_nD, token_m, expert_m, weights, E), jnp.zeros((), jnp.float32)
-        if everywhere:
-            unserved = total(jax.lax.pcast(unserved, everywhere, to="varying"))
+    tokens_E = jnp.bincount(expert_m, length=E).astype(jnp.float32)
+    if everywhere:
+        tokens_E = jax.lax.psum(tokens_E, everywhere)
+    if layout.mesh.expert == 1:
+        y_nD = _weigh(_products(x_nD, token_m, expert_m, weights, E), gates_nA)
     else:
-        room = n * A if capacity is None else min(n * A, -(-int(n * A * capacity) // shards))
-        y_mD, missed = _exchange(x_nD, token_m, expert_m, weights, E, shards, room)
-        unserved = total(missed.astype(jnp.float32))
-    y_BTD = (y_mD.reshape(n, A, D) * gates_BTA.reshape(n, A, 1).astype(y_mD.dtype)).sum(1).reshape(B, T, D)
+        y_nD = _exchange(x_nD, gates_nA, token_m, expert_m, weights, moe, layout, everywhere)
     if layout.tensor:
-        y_BTD = jax.lax.psum(y_BTD, layout.tensor)
-    return y_BTD, tokens_E, unserved
+        y_nD = jax.lax.psum(y_nD, layout.tensor)
+    return y_nD.reshape(B, T, D), tokens_E
+
+
+def _weigh(y_mD: jax.Array, gates_nA: jax.Array) -> jax.Array:
+    """The sum over each token's experts."""
+    n, A = gates_nA.shape
+    return (y_mD.reshape(n, A, -1) * gates_nA[..., None].astype(y_mD.dtype)).sum(1)
 
 
 class _Groups(NamedTuple):
@@ -140,24 +142,84 @@ def _sort(group_m: jax.Array, groups: int) -> _Groups:
     return _Groups(jnp.argsort(group_m, stable=True), jnp.cumsum(count) - count, count)
 
 
-def _exchange(x_nD, token_m, expert_m, weights, E: int, shards: int, room: int):
-    """Sends every item to its expert's shard in a buffer [shards, room], computes there, sends it back."""
-    m, D, local = token_m.shape[0], x_nD.shape[1], E // shards
-    order, start, count = _sort(expert_m // local, shards)
-    cell = start[:, None] + jnp.arange(room)  # the item, in sorted order, that lies in a cell of the buffer
-    filled = jnp.arange(room) < count[:, None]
-    item = order[jnp.minimum(cell, m - 1)]
+class _Items(NamedTuple):
+    """What is sent: item m is row token_m[m] for expert_m[m]; its shard is its group, in which it is number
+    number_m[m]."""
+
+    token_m: jax.Array
+    expert_m: jax.Array
+    groups: _Groups
+    shard_m: jax.Array
+    number_m: jax.Array
+
+
+def _exchange(x_nD, gates_nA, token_m, expert_m, weights, moe: Moe, layout: Layout, everywhere) -> jax.Array:
+    """The weighed products [n, D] of items whose experts lie on other devices, over a buffer [shards, room], in as many
+    rounds as the fullest group on any device takes. everywhere: the axes over which tokens lie."""
+    n, m, shards = x_nD.shape[0], token_m.shape[0], layout.mesh.expert
+    local = moe.experts // shards
+    most = n * min(moe.active, local)  # a token never takes an expert twice
+    room = min(most, -(-int(m * CAPACITY) // shards) + SPARE)
+    groups = _sort(expert_m // local, shards)
+    shard_m = jnp.minimum(expert_m // local, shards - 1)
+    items = _Items(token_m, expert_m, groups, shard_m, jnp.argsort(groups.order) - groups.start[shard_m])
+    # Typed as what they are multiplied with, so that slopes are summed over devices once, and not in every round.
+    if layout.tensor:
+        x_nD, gates_nA = jax.lax.pcast((x_nD, gates_nA), layout.tensor, to="varying")
+    copied = tuple(axis for axis in everywhere if axis not in ("expert", layout.expert_store))
+    if copied:
+        weights = jax.lax.pcast(weights, copied, to="varying")
+    one = partial(_round, experts=moe.experts, room=room)
+    if room == most:
+        return one(0, items, x_nD, gates_nA, weights)
+    rounds = jax.lax.pmax(-(-groups.count.max() // room), everywhere)
+    return _sum(one, rounds, items, x_nD, gates_nA, weights)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(one, rounds, items: _Items, *args) -> jax.Array:
+    """one(r, items, *args), summed over rounds r = 0, 1, ...
+
+    Their number is traced, and such a loop jax does not run backwards. So this says how: the first round keeps what any
+    function keeps for its gradient, the others, which are rare, keep nothing and are computed again."""
+    return _sum_and_pull(one, rounds, items, *args)[0]
+
+
+def _sum_and_pull(one, rounds, items, *args):
+    y_nD, pull = jax.vjp(partial(one, 0, items), *args)
+    y_nD = jax.lax.fori_loop(1, rounds, lambda r, y: y + one(r, items, *args), y_nD)
+    return y_nD, (pull, rounds, items, args)
+
+
+def _pull(one, kept, slope_nD):
+    pull, rounds, items, args = kept
+
+    def add(r, slopes):
+        return jax.tree.map(jnp.add, slopes, jax.vjp(partial(one, r, items), *args)[1](slope_nD))
+
+    return None, None, *jax.lax.fori_loop(1, rounds, add, pull(slope_nD))
+
+
+_sum.defvjp(_sum_and_pull, _pull)
+
+
+def _round(r, items: _Items, x_nD, gates_nA, weights, *, experts: int, room: int) -> jax.Array:
+    """Sends numbers r * room and on of each group to their shard, computes there, sends back; weighs these items."""
+    token_m, expert_m, (order, start, count), shard_m, number_m = items
+    (m, D), (shards,) = (token_m.shape[0], x_nD.shape[1]), start.shape
+    local = experts // shards
+    number = r * room + jnp.arange(room)
+    filled = number < count[:, None]
+    item = order[jnp.minimum(start[:, None] + number, m - 1)]  # that lies in a cell of the buffer
     swap = partial(jax.lax.all_to_all, axis_name="expert", split_axis=0, concat_axis=0, tiled=True)
     x_cells = swap(jnp.where(filled[..., None], x_nD[token_m[item]], 0))
     e_cells = swap(jnp.where(filled, expert_m[item] % local, local))
     y_cells = _products(x_cells.reshape(-1, D), jnp.arange(shards * room), e_cells.reshape(-1), weights, local)
     y_cells = swap(y_cells.reshape(shards, room, D)).reshape(-1, D)
-    place = jnp.argsort(order)  # item -> its place in sorted order
-    shard_m = jnp.minimum(expert_m // local, shards - 1)
-    offset = place - start[shard_m]
-    served = (expert_m < E) & (offset < room)
-    y_mD = jnp.where(served[:, None], y_cells[jnp.where(served, shard_m * room + offset, 0)], 0)
-    return y_mD, ((expert_m < E) & ~served).sum()
+    column_m = number_m - r * room
+    served = (expert_m < experts) & (column_m >= 0) & (column_m < room)
+    y_mD = jnp.where(served[:, None], y_cells[jnp.where(served, shard_m * room + column_m, 0)], 0)
+    return _weigh(y_mD, gates_nA)
 
 
 def _products(x_nD, token_m, expert_m, weights, experts: int) -> jax.Array:

@@ -35,7 +35,7 @@ class Run:
     teacher: learn what it thinks of the completions too, its `top` likeliest tokens at each place (learn.distill); that
     counts for `share` of the loss. None: the completions alone, as the paper does.
 
-    bias_rate: of the loss-free balancing; mtp_weight: of multi-token prediction; capacities: see pretrain.Run.
+    bias_rate, mtp_weight: see pretrain.Run.
     """
 
     data: str
@@ -54,7 +54,6 @@ class Run:
     share: float = 1.0
     bias_rate: float = 0.0
     mtp_weight: float = 0.0
-    capacities: tuple[float, ...] = (1.5, 3.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = True
     seed: int = 0
@@ -111,8 +110,7 @@ def _taught(cfg: Run, place: Place) -> dict:
     if cfg.teacher is None:
         return {}
     policy = policies.load(place.other(cfg.teacher.init), cfg.teacher.model, cfg.layout)
-    # The teacher has no second try, so it takes the room for the worst case.
-    model = Model(cfg.teacher.model, cfg.layout, float(cfg.mesh.expert), remat=False)
+    model = Model(cfg.teacher.model, cfg.layout, remat=False)
     lesson = jax.jit(partial(distill.lesson, model=model, top=cfg.top))
     return {
         "loss": partial(distill.forward_kl, share=cfg.share),

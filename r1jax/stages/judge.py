@@ -45,7 +45,7 @@ class Run:
     reward is above `threshold`. part: what is read after the prompt, the 'reply' or all of the 'response'. longest:
     tokens of prompt and part at most; longer samples are left out and counted.
     batch: pairs, or samples, of an optimizer step, in microbatches of rows x row_length tokens. held_out: share of the
-    questions that is not learned; the accuracy on it goes to results.json. bias_rate, capacities: see pretrain.Run.
+    questions that is not learned; the accuracy on it goes to results.json. bias_rate: see pretrain.Run.
     """
 
     data: str
@@ -68,7 +68,6 @@ class Run:
     threshold: float = 0.5
     held_out: float = 0.05
     bias_rate: float = 0.0
-    capacities: tuple[float, ...] = (1.5, 3.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = True
     seed: int = 0
@@ -78,7 +77,6 @@ class Run:
         at_least(1, self, "batch", "rows", "row_length", "longest", "epochs")
         at_least(0, self, "margin", "tolerance", "bias_rate")
         not_empty(self, "examples", "name one stage at least that wrote examples")
-        not_empty(self, "capacities")
         require(0 < self.held_out < 1, f"judge.Run.held_out is {self.held_out}; it is a share, between 0 and 1")
         require(
             self.longest <= self.model.context,
@@ -149,7 +147,7 @@ def run(cfg: Run, place: Place) -> None:
             first=lambda: jax.jit(partial(scorer.of, layout=cfg.layout))(
                 policies.load(place.other(cfg.init), cfg.model, cfg.layout)
             ),
-            loss=lambda capacity: partial(loss, model=Model(cfg.model, cfg.layout, capacity, cfg.remat)),
+            loss=partial(loss, model=Model(cfg.model, cfg.layout, cfg.remat)),
             batch_of=lambda step: _batch(cfg, learned, step),
             shown=("accuracy",),
         )

@@ -26,8 +26,7 @@ from r1jax.model.layout import Layout
 class Run:
     """data: the stage that prepared the data. rows x row_length tokens are one optimizer step, in `microbatches`.
 
-    capacities: rooms of an expert shard over its even share that a step tries in turn; matters with Mesh.expert > 1.
-    """
+    bias_rate: of the loss-free balancing; mtp_weight: of multi-token prediction."""
 
     data: str
     task: Source
@@ -41,7 +40,6 @@ class Run:
     microbatches: int = 1
     bias_rate: float = 0.001
     mtp_weight: float = 0.3
-    capacities: tuple[float, ...] = (1.5, 3.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = True
     seed: int = 0

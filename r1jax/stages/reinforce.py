@@ -28,7 +28,7 @@ from r1jax.learn.grpo import Grpo
 from r1jax.learn.likelihood import Model
 from r1jax.learn.optim import AdamW
 from r1jax.learn.state import State
-from r1jax.loop import Loop, Saving, apply, ladder, spent
+from r1jax.loop import Loop, Saving, spent
 from r1jax.model import lm
 from r1jax.model.config import Transformer
 from r1jax.model.layout import Layout
@@ -75,7 +75,6 @@ class Run:
     reference_every: int | None = 400
     dynamic_sampling: int | None = None
     bias_rate: float = 0.0
-    capacities: tuple[float, ...] = (1.5, 3.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = True
     show: int = 4
@@ -93,7 +92,6 @@ class Run:
         at_least(0, self, "show", "scorers", "bias_rate")
         not_empty(self, "rewards", "choose at least one reward")
         distinct((*self.rewards, *self.judges))
-        not_empty(self, "capacities")
         require(
             self.sequences % self.minibatches == 0,
             f"reinforce.Run.minibatches {self.minibatches} does not divide the rollout's {self.sequences} sequences",
@@ -202,11 +200,9 @@ def run(cfg: Run, place: Place) -> None:
             reference = first()
         else:
             reference = loop.store.restore(host["reference"], {"policy": policy_shapes})[0]["policy"]
-
-        def loss(capacity):
-            return partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, capacity, cfg.remat))
-
-        rungs = ladder(loss, cfg.capacities, cfg.mesh, optimizer, cfg.bias_rate)
+        loss = partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, cfg.remat))
+        advance = partial(update.update, loss=loss, optimizer=optimizer, bias_rate=cfg.bias_rate)
+        advance = jax.jit(advance, donate_argnums=0)
         while host["step"] < cfg.steps:
             told = {}
             if host["left"] == 0:
@@ -219,7 +215,7 @@ def run(cfg: Run, place: Place) -> None:
             batch, count = experience.batch_of(
                 held, members, cfg.shape, cfg.algorithm, cfg.sampler.temperature, cfg.layout
             )
-            state, metrics = apply(rungs, state, batch, count, name=place.name)
+            state, metrics = advance(state, batch, count)
             metrics = _means(metrics)
             host |= {"step": host["step"] + 1, "left": host["left"] - 1}
             if told:  # wait once a rollout, for an honest time of the update
