@@ -100,7 +100,7 @@ def test_the_embedding_learns_in_float32():
     layout = Layout(Mesh(), "bfloat16")
     ones = jnp.ones((1, 8), jnp.int32)
     rows = lm.Rows(ones, jnp.arange(8)[None], ones, ones)
-    loss = lambda policy: score(policy, rows, 1.0, model=Model(small.DENSE, layout, 1.0, False)).logp.sum()  # noqa: E731
+    loss = lambda policy: score(policy, rows, 1.0, model=Model(small.DENSE, layout, False)).logp.sum()  # noqa: E731
     with small.on(Mesh()):
         slope = jax.make_jaxpr(jax.grad(loss))(small.policy(small.DENSE, layout))
     assert re.findall(r":(\w+)\[32,16\] = scatter-add", str(slope)) == ["f32"]
