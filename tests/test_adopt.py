@@ -123,7 +123,8 @@ def test_files_that_are_damaged(tmp_path):
     path.write_bytes(whole[:-1])
     with pytest.raises(UserError, match="x.safetensors was cut short; download it again"):
         Tensors(tmp_path)
-    for half in (whole[:20], b"<html>Not found</html>", b""):
+    header = lambda text: len(text).to_bytes(8, "little") + text  # noqa: E731
+    for half in (whole[:20], b"<html>Not found</html>", b"", header(b"[1]"), header(b'{"a": 1}')):
         path.write_bytes(half)
         with pytest.raises(UserError, match="x.safetensors is no file of safetensors, or was cut short"):
             Tensors(tmp_path)
@@ -137,6 +138,9 @@ def test_a_config_of_another_model_is_named(tmp_path):
     said = "rms_norm_eps is 1e-06, the model's 1e-05; rope_theta is 1000000.0, the model's 10000.0"
     with pytest.raises(UserError, match=f"config.json is of another model than adopt.Run.model: {said}"):
         adopt.describe(wrong, Place(tmp_path, "base"))
+    (published / "config.json").write_text("<html>")
+    with pytest.raises(UserError, match="config.json is no JSON .*: copy or download it again"):
+        adopt.describe(run, Place(tmp_path, "base"))
     (published / "config.json").unlink()
     with pytest.raises(UserError, match="no config.json in"):
         adopt.run(run, Place(tmp_path, "base"))

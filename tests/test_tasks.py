@@ -155,7 +155,13 @@ def test_two_files_of_one_split_are_numbered_through(tmp_path):
         ('{"question": "2+2?", "answer": "4", "domain": 1}', 'there is no "domain"'),
         ('{"question": "f?", "tests": [["f(1)", 1]]}', '"tests" must be a list of'),
         ('{"question": "f?", "tests": {"f(1)": "1"}}', '"tests" must be a list of'),
+        ('{"question": "f?", "tests": [["f(1", "1"]]}', "a test calls 'f(1', which is no Python expression"),
+        ('{"question": "f?", "tests": [["f(1)", "one"]]}', "a test expects 'one', which is no Python literal"),
+        ('{"question": "2+2?", "answer": NaN}', 'there is no "answer"'),
+        ('{"question": "2+2?", "answer": 1e999}', 'there is no "answer"'),
+        ('{"question": "2+2?", "answer": "4", "difficulty": 5000000000}', "it must be a whole number"),
         (b'{"question": "\xff", "answer": "4"}', "no JSON"),
+        (r'{"question": "\ud800", "answer": "4"}', "no JSON"),
     ],
 )
 def test_a_line_that_is_wrong_is_named(line, said, tmp_path):
@@ -171,6 +177,9 @@ def test_a_line_that_is_wrong_is_named(line, said, tmp_path):
 def test_files_that_are_missing(tmp_path):
     with pytest.raises(UserError, match="nowhere.jsonl: there is no such file"):
         JsonLines(rl=("nowhere.jsonl",)).prepare(epath.Path(tmp_path), lambda count: None)
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(UserError, match="empty.jsonl is empty"):
+        JsonLines(rl=(str(tmp_path / "empty.jsonl"),)).prepare(epath.Path(tmp_path), lambda count: None)
     with pytest.raises(UserError, match="JsonLines names no file; give rl, test or replies"):
         JsonLines(documents=("some.jsonl",))
     with pytest.raises(UserError, match="decontaminate is 0; it must be at least 1"):

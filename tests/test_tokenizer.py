@@ -55,6 +55,11 @@ def test_mistakes_are_named(trained, tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="no tokenizer at .*; run the stage that prepares it"):
             Tokenizer(epath.Path(path))
+    damaged = epath.Path(tmp_path) / "tokenizer.model"
+    for model, said in ((b"", "is empty"), (trained.read_bytes()[:5000], "is no model of sentencepiece")):
+        damaged.write_bytes(model)
+        with pytest.raises(UserError, match=f"tokenizer.model {said}; copy or download it again"):
+            Tokenizer(damaged)
     pieces = Tokenizer(trained).vocabulary
     with pytest.raises(UserError, match=f"has {pieces} pieces, Transformer.vocabulary is 100; raise it"):
         Tokenizer(trained).check(100)
@@ -127,6 +132,15 @@ def test_mistakes_with_a_published_tokenizer_are_named(published, trained, tmp_p
     tokenizer.copy(target / "bare", target / "copy", eos="<stop>")
     with pytest.raises(UserError, match="tokenizer.json has no token '<stop>', which shall end a response"):
         Tokenizer(target / "copy")
+    (target / "copy" / "tokenizer.json").write_text("version https://git-lfs")
+    with pytest.raises(UserError, match="tokenizer.json is no tokenizer .*; copy or download it again"):
+        Tokenizer(target / "copy")
+    (target / "bare" / "tokenizer_config.json").write_text('{"eos_token": "<e')
+    with pytest.raises(UserError, match="tokenizer_config.json is no JSON .*: copy or download it again"):
+        tokenizer.copy(target / "bare", target / "copy")
+    (target / "bare" / "tokenizer_config.json").write_text('{"eos_token": {}}')
+    with pytest.raises(UserError, match="tokenizer_config.json names no eos_token"):
+        tokenizer.copy(target / "bare", target / "copy")
     with pytest.raises(UserError, match="no tokenizer.json or tokenizer.model in"):
         tokenizer.copy(target, target / "copy")
     with pytest.raises(UserError, match="tokenizer.model has its own token that ends a response"):

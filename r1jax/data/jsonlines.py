@@ -7,9 +7,13 @@
 Trap: a data set that is complete is never written again. Changed files want another folder.
 """
 
+import ast
 import json
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from etils import epath
 
@@ -121,10 +125,12 @@ class JsonLines:
 
 
 def lines(files: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """('file:line', object) of every line that is not blank. UserError where a line is no JSON object."""
+    """('file:line', object) of every line that is not blank. UserError where a file has none, or one that is no JSON
+    object."""
     for file in files:
         path = epath.Path(file).expanduser()
         require(path.is_file(), f"{file}: there is no such file")
+        empty = True
         with path.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
                 if not line.strip():
@@ -132,10 +138,13 @@ def lines(files: Sequence[str]) -> Iterator[tuple[str, dict]]:
                 where = f"{file}:{number}"
                 try:
                     row = json.loads(line)
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
                 except ValueError as error:
                     raise UserError(f"{where}: no JSON ({error})") from error
                 require(isinstance(row, dict), f"{where}: a JSON object was wanted, this is {type(row).__name__}")
+                empty = False
                 yield where, row
+        require(not empty, f"{file} is empty")
 
 
 def _questions(files: Sequence[str]) -> list[Question]:
@@ -152,13 +161,18 @@ def _replies(files: Sequence[str]) -> list[Reply]:
 def _question(where: str, row: dict, index: int) -> Question:
     language, tests, difficulty = row.get("language", "en"), row.get("tests", []), row.get("difficulty", 0)
     require(language in ("en", "zh"), f'{where}: "language" is {language!r}; it must be "en" or "zh"')
-    require(type(difficulty) is int, f'{where}: "difficulty" is {difficulty!r}; it must be a whole number')
+    whole = type(difficulty) is int and abs(difficulty) < 2**31
+    require(whole, f'{where}: "difficulty" is {difficulty!r}; it must be a whole number')
     pairs = isinstance(tests, list) and all(
         isinstance(test, list) and len(test) == 2 and all(isinstance(part, str) for part in test) for test in tests
     )
     require(pairs, f'{where}: "tests" must be a list of ["call", "literal"] pairs')
+    for call, literal in tests:
+        expression = _reads(partial(ast.parse, mode="eval"), call.lstrip())
+        require(expression, f"{where}: a test calls {call!r}, which is no Python expression")
+        require(_reads(ast.literal_eval, literal), f"{where}: a test expects {literal!r}, which is no Python literal")
     answer = row.get("answer", "" if tests else None)
-    if type(answer) in (int, float):
+    if type(answer) in (int, float) and math.isfinite(answer):
         answer = str(answer)
     require(isinstance(answer, str), f'{where}: there is no "answer", a text or a number')
     return Question(
@@ -171,6 +185,15 @@ def _question(where: str, row: dict, index: int) -> Question:
         tests=tuple((call, literal) for call, literal in tests),
         reference=_text(where, row, "reference") if "reference" in row else "",
     )
+
+
+def _reads(read: Callable[[str], object], text: str) -> bool:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of text that is almost Python
+            read(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _text(where: str, row: dict, key: str) -> str:

@@ -19,11 +19,12 @@ import tokenizers
 from etils import epath
 
 from r1jax.base.fields import UserError, require
-from r1jax.base.files import write_atomically
+from r1jax.base.files import read_json, write_atomically
 
 PAD, BOS, EOS, UNK = range(4)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 TRAINED, PUBLISHED, CONFIG = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"  # names of files
+DAMAGED = "copy or download it again"
 
 
 def train(texts: Iterable[str], path: epath.Path, *, vocabulary: int) -> None:
@@ -121,7 +122,12 @@ class _Trained:
     def __init__(self, path: epath.Path):
         path = path / TRAINED if path.is_dir() else path
         require(path.exists(), f"no tokenizer at {path}; run the stage that prepares it")
-        self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+        model = path.read_bytes()
+        try:
+            require(len(model) > 0, f"{path} is empty; {DAMAGED}")  # which the library takes for a model
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise UserError(f"{path} is no model of sentencepiece; {DAMAGED}") from error
         self.vocabulary, self.eos = self._model.vocab_size(), self._model.eos_id()
         self.encode_all, self.decode = self._model.encode, self._model.decode
 
@@ -130,14 +136,16 @@ class _Published:
     """Hugging Face's tokenizers."""
 
     def __init__(self, folder: epath.Path):
-        self._model = tokenizers.Tokenizer.from_str((folder / PUBLISHED).read_text())
+        path = folder / PUBLISHED
+        try:
+            self._model = tokenizers.Tokenizer.from_str(path.read_text())
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{path} is no tokenizer ({error}); {DAMAGED}") from error
         self._model.no_truncation()
         self._model.no_padding()
         eos = _eos(folder)
         self.vocabulary, self.eos = max(self._model.get_vocab().values()) + 1, self._model.token_to_id(eos)
-        require(
-            self.eos is not None, f"{folder / PUBLISHED} has no token {eos!r}, which shall end a response; name another"
-        )
+        require(self.eos is not None, f"{path} has no token {eos!r}, which shall end a response; name another")
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._model.encode_batch(texts, add_special_tokens=False)]
@@ -148,7 +156,7 @@ class _Published:
 
 def _eos(folder: epath.Path) -> str:
     path = folder / CONFIG
-    found = json.loads(path.read_text()).get("eos_token") if path.exists() else None
-    found = found["content"] if isinstance(found, dict) else found
+    found = read_json(path, remedy=DAMAGED).get("eos_token") if path.exists() else None
+    found = found.get("content") if isinstance(found, dict) else found
     require(isinstance(found, str), f"{path} names no eos_token; say with eos which token ends a response")
     return found

@@ -38,7 +38,7 @@ class Tensors(Mapping[str, np.ndarray]):
                     size = int.from_bytes(opened.read(8), "little")
                     header = json.loads(opened.read(size))
                 ends = [place["data_offsets"][1] for name, place in header.items() if name != "__metadata__"]
-            except (ValueError, KeyError, OverflowError, MemoryError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
                 raise UserError(f"{path} is no file of safetensors, or was cut short") from error
             whole = 8 + size + max(ends, default=0) <= os.path.getsize(path)
             require(whole, f"{path} was cut short; download it again")

@@ -5,7 +5,6 @@ comes along, so that `prepare.Run.tokenizer` (or `data`, of a task that writes n
 """
 
 import dataclasses
-import json
 import os
 
 import jax
@@ -13,6 +12,7 @@ from etils import epath
 
 from r1jax.base.checkpoint import Store
 from r1jax.base.fields import check, require
+from r1jax.base.files import read_json
 from r1jax.base.mesh import Mesh, is_main
 from r1jax.base.place import Place
 from r1jax.data import tokenizer
@@ -66,6 +66,5 @@ def run(cfg: Run, place: Place) -> None:
 def _check_config(cfg: Run) -> None:
     path = os.path.join(cfg.published, "config.json")
     require(os.path.exists(path), f"no config.json in {cfg.published}; it must be the folder of one published model")
-    with open(path, encoding="utf-8") as file:
-        found = huggingface.differences(json.load(file), cfg.model)
+    found = huggingface.differences(read_json(path, remedy=tokenizer.DAMAGED), cfg.model)
     require(not found, f"{path} is of another model than adopt.Run.model: {'; '.join(found)}")
