@@ -338,8 +338,14 @@ def test_students_and_a_weak_base(tmp_path):
     strong = {"evaluate_base": all_right(0), "evaluate_zero": all_right(40)}
     weak = {"evaluate_weak_base": all_right(4), "evaluate_weak_zero": all_right(6)}
     students = {"evaluate_student_distilled": all_right(30), "evaluate_student_rl": all_right(10)}
-    root = run(tmp_path / "a", strong | weak | students)
-    assert found(8, root)["the difference"].mean == 0.5 and found(8, root)[""] == "shows"
+    cost = lambda rl: {  # noqa: E731
+        name: {"done": {"flops": n}} for name, n in {"curated": 1e9, "student_distilled": 3e9, "student_rl": rl}.items()
+    }
+    root = run(tmp_path / "a", strong | weak | students | cost(5e9))
+    got = found(8, root)
+    assert got["the difference"].mean == 0.5 and got[""] == "shows"
+    assert got["model FLOPs of RL over those of distillation"].mean == 1.25
+    assert found(8, run(tmp_path / "unfair", students | cost(3e9)))[""] == "does not show"
     got = found(9, root)
     assert got["gain of the weak base"].mean == pytest.approx(0.05)
     assert got["half the base's gain, less the weak base's"].mean == pytest.approx(0.45) and got[""] == "shows"

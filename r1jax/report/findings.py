@@ -14,6 +14,7 @@ from r1jax.report.estimate import Estimate, over
 from r1jax.report.folder import Folder
 from r1jax.report.quantities import (
     Of,
+    compute,
     difference,
     drift,
     first,
@@ -189,8 +190,15 @@ FINDINGS = (
             _accuracy("student by distillation", "72.6%", DISTILLED),
             _accuracy("student by RL", "47.0%", STUDENT),
             Line("the difference", "+25.6 points", "points", gain(STUDENT, DISTILLED), ("at least", 0.15)),
+            Line(
+                "model FLOPs of RL over those of distillation",
+                "",
+                "times",
+                compute("student_rl", "student_distilled", "curated"),
+                ("at least", 1.0),
+            ),
         ),
-        "The paper's numbers are of AIME 2024, with a student of 32B.",
+        "The paper's numbers are of AIME 2024, with a student of 32B. Distillation counts with the teacher's sampling.",
     ),
     Finding(
         "A weak base gains little from RL alone",

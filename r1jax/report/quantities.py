@@ -80,6 +80,16 @@ def growth(stage: str, key: str) -> Of:
     return of
 
 
+def compute(stage: str, *others: str) -> Of:
+    """A stage's model FLOPs over those of others together."""
+
+    def of(folder: Folder) -> Value | None:
+        spent = [(folder.done(name) or {}).get("flops") for name in (stage, *others)]
+        return Value(spent[0] / sum(spent[1:])) if all(spent) else None
+
+    return of
+
+
 def judged(folder: Folder) -> list[tuple[str, str]]:
     """(stage, judge) of all that learned from a reward model, the one that followed it longest first."""
     found = [
