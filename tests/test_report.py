@@ -342,10 +342,11 @@ def test_students_and_a_weak_base(tmp_path):
         name: {"done": {"flops": n}} for name, n in {"curated": 1e9, "student_distilled": 3e9, "student_rl": rl}.items()
     }
     root = run(tmp_path / "a", strong | weak | students | cost(5e9))
-    got = found(8, root)
-    assert got["the difference"].mean == 0.5 and got[""] == "shows"
-    assert got["model FLOPs of RL over those of distillation"].mean == 1.25
-    assert found(8, run(tmp_path / "unfair", students | cost(3e9)))[""] == "does not show"
+    got, compute = found(8, root), "model FLOPs of RL over those of distillation"
+    assert got["the difference"].mean == 0.5 and got[compute].mean == 1.25 and got[""] == "shows"
+    unfair = run(tmp_path / "unfair", students | cost(3e9))
+    assert found(8, unfair)[""] == "does not show"
+    assert tables.summary([Folder(unfair)]).rows[7][2:4] == ("does not show", compute)
     got = found(9, root)
     assert got["gain of the weak base"].mean == pytest.approx(0.05)
     assert got["half the base's gain, less the weak base's"].mean == pytest.approx(0.45) and got[""] == "shows"

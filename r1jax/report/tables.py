@@ -37,13 +37,16 @@ class Table(NamedTuple):
 
 
 def summary(folders: Sequence[Folder]) -> Table:
-    """The verdicts, each with the first number that decides."""
-    rows = []
+    """The verdicts, each with the number that decides it: the first that fails or is open, else the first of all."""
+    rows, fate = [], {"does not show": "fails", "open": "open"}
     for number, finding in enumerate(FINDINGS, 1):
         found = finding.estimates(folders)
-        line, estimate = next(pair for pair in zip(finding.lines, found, strict=True) if pair[0].wanted)
+        verdict = finding.verdict(found)
+        deciding = [pair for pair in zip(finding.lines, found, strict=True) if pair[0].wanted]
+        decisive = (pair for pair in deciding if pair[0].verdict(pair[1]) == fate.get(verdict))
+        line, estimate = next(decisive, deciding[0])
         here = figure(estimate, line.unit, len(folders))
-        rows.append((str(number), finding.claim, finding.verdict(found), line.what, line.paper, here))
+        rows.append((str(number), finding.claim, verdict, line.what, line.paper, here))
     return Table("In short", ("", "finding", "", "a number of it", "paper", "here"), rows)
 
 
