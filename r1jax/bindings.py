@@ -293,7 +293,8 @@ def _mistake(error: Exception, name: str | None) -> Exception:
         at, said = (name and f"{name}:{error.args[1][0]}"), error.args[0]
     else:
         innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-        expected = isinstance(error, UserError | ModuleNotFoundError) or os.path.dirname(innermost) == gin.__path__[0]
+        raised = UserError | ModuleNotFoundError | RecursionError  # the last, of a circle, wherever the stack ended
+        expected = isinstance(error, raised) or os.path.dirname(innermost) == gin.__path__[0]
         if not expected:
             return error
         found = LOCATION.search(said)
