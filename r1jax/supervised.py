@@ -122,8 +122,7 @@ def fit(
         else:
             step, arrays, _ = found
             state = State.of(arrays)
-        advance = partial(update.update, loss=loss, optimizer=optimizer, bias_rate=cfg.bias_rate)
-        advance = jax.jit(advance, donate_argnums=0)
+        advance = update.compiled(loss, optimizer, cfg.bias_rate)
         while step < steps:
             batch, count, tokens = batch_of(step)
             state, metrics = advance(state, batch, count)

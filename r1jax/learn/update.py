@@ -4,6 +4,7 @@ A step is not applied where its gradient is not finite.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,11 @@ Metrics = dict[str, jax.Array]
 def init(policy: Policy, optimizer: optax.GradientTransformation) -> State:
     zero = lambda: jnp.zeros((), jnp.int32, out_sharding=jax.P())  # noqa: E731  two buffers: a step donates both
     return State(step=zero(), policy=policy, optimizer=optimizer.init(policy.params), skipped=zero())
+
+
+def compiled(loss: Callable, optimizer: optax.GradientTransformation, bias_rate: float) -> Callable:
+    """`update` of one objective as (state, batch, count) -> (state, metrics), jitted; it donates the state."""
+    return jax.jit(partial(update, loss=loss, optimizer=optimizer, bias_rate=bias_rate), donate_argnums=0)
 
 
 def update(

@@ -201,8 +201,7 @@ def run(cfg: Run, place: Place) -> None:
         else:
             reference = loop.store.restore(host["reference"], {"policy": policy_shapes})[0]["policy"]
         loss = partial(grpo.loss, hp=cfg.algorithm, model=Model(cfg.model, cfg.layout, cfg.remat))
-        advance = partial(update.update, loss=loss, optimizer=optimizer, bias_rate=cfg.bias_rate)
-        advance = jax.jit(advance, donate_argnums=0)
+        advance = update.compiled(loss, optimizer, cfg.bias_rate)
         while host["step"] < cfg.steps:
             told = {}
             if host["left"] == 0:
